@@ -1,0 +1,17 @@
+"""Octave Convolution for PyTorch: ``import octzoo`` registers the octave networks with timm."""
+
+from octzoo.layers import OctConv2d, sync_batchnorm
+from octzoo.octave import Octave, OctaveError, drop, merge, octave_conv2d
+from octzoo.surgery import octavize, set_alpha
+
+__all__ = [
+    "OctConv2d",
+    "Octave",
+    "OctaveError",
+    "drop",
+    "merge",
+    "octave_conv2d",
+    "octavize",
+    "set_alpha",
+    "sync_batchnorm",
+]
