@@ -1,5 +1,6 @@
 """Octave Convolution for PyTorch: ``import octzoo`` registers the octave networks with timm."""
 
+from octzoo import models as models
 from octzoo.layers import OctConv2d, sync_batchnorm
 from octzoo.octave import Octave, OctaveError, drop, merge, octave_conv2d
 from octzoo.surgery import octavize, set_alpha

@@ -1,0 +1,129 @@
+"""From a table of networks to timm's names: ``oct_<arch>`` with ``alpha=``, and ``oct_<arch>_a0.25`` and the like.
+
+timm splits a name at its first dot: "oct_resnet50_a0.25" is the architecture "oct_resnet50_a0" with the tag "25". So
+each network registers twice: "oct_resnet50" takes ``alpha=``, "oct_resnet50_a0" owns one tag an alpha.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import nn
+
+from octzoo.plan import Plan
+from octzoo.surgery import octavize
+
+ALPHAS = (0.0, 0.125, 0.25, 0.5, 0.75)
+DEFAULT_ALPHA = 0.25
+
+
+@dataclass(frozen=True)
+class Network:
+    """One row of a family's table.
+
+    Attributes:
+        build: the plain network, from timm's keyword arguments (num_classes, in_chans, drop_rate, device, ...).
+        cfg: fields of timm's pretrained cfg: input_size, pool_size, mean, std, first_conv, classifier, ...
+        levels: how many feature maps ``features_only`` gives.
+        alphas: the alphas that get a name.
+        plan: which layers become octave layers; None for the default plan.
+    """
+
+    build: Callable[..., nn.Module]
+    cfg: Mapping[str, Any] = field(default_factory=dict)
+    levels: int = 5
+    alphas: Sequence[float] = ALPHAS
+    plan: Plan | None = None
+
+
+def register(module: str, networks: Mapping[str, Network]) -> None:
+    """Register every network of a family's module (its ``__name__``) with timm."""
+    home = sys.modules[module]
+    cfgs: dict[str, dict[str, Any]] = {}
+    for name, network in networks.items():
+        cfgs[name] = dict(network.cfg)
+        cfgs |= {f"{name}_a0.{_digits(alpha)}": dict(network.cfg) for alpha in network.alphas}
+    setattr(home, "default_cfgs", generate_default_cfgs(cfgs))  # noqa: B010 (timm looks it up in the module)
+    for name, network in networks.items():
+        for entry in (_by_alpha(name, network), _by_tag(f"{name}_a0", network)):
+            entry.__module__, entry.__qualname__ = module, entry.__name__
+            setattr(home, entry.__name__, register_model(entry))
+
+
+def _by_alpha(name: str, network: Network) -> Callable[..., nn.Module]:
+    """The entry point of "oct_resnet50": alpha is an argument."""
+
+    def entry(pretrained: bool = False, alpha: float = DEFAULT_ALPHA, **kwargs: Any) -> nn.Module:
+        return _build(name, network, pretrained, alpha, **kwargs)
+
+    entry.__name__ = name
+    entry.__doc__ = f"{name} at any ``alpha``, the low share of the channels (0 is the plain network)."
+    return entry
+
+
+def _by_tag(name: str, network: Network) -> Callable[..., nn.Module]:
+    """The entry point of "oct_resnet50_a0": the tag says alpha."""
+    known = {_digits(alpha) for alpha in network.alphas}
+
+    def entry(pretrained: bool = False, alpha: float | None = None, **kwargs: Any) -> nn.Module:
+        cfg = kwargs.get("pretrained_cfg")
+        if not cfg and alpha is None:
+            cfg = kwargs["pretrained_cfg"] = _digits(DEFAULT_ALPHA)  # timm's own default tag changes with the weights
+        named = _alpha_of(cfg)
+        if isinstance(cfg, str) and cfg not in known and not cfg.isdigit():
+            raise RuntimeError(f"Invalid pretrained tag ({cfg}) for {name}.")
+        alpha = named if alpha is None else alpha
+        if alpha is None:
+            raise ValueError(f"{name}: neither a tag nor alpha= says which alpha")
+        if named is not None and named != alpha:
+            raise ValueError(f"{name}: alpha={alpha}, but the name says {named}")
+        if not 0 <= alpha < 1:
+            raise ValueError(f"{name}: alpha={alpha} is not from 0 to below 1")
+        if not cfg or isinstance(cfg, str):  # a dict came with weights of its own (hf-hub:, local-dir:) and stays
+            tag = _digits(alpha)
+            kwargs["pretrained_cfg"] = tag if tag in known else dict(network.cfg, architecture=name, tag=tag)
+        return _build(name, network, pretrained, alpha, **kwargs)
+
+    entry.__name__ = name
+    entry.__doc__ = f"{name}.<tag>: the digits after the dot are those of alpha, {name}.25 is alpha 0.25."
+    return entry
+
+
+def _build(name: str, network: Network, pretrained: bool, alpha: float, **kwargs: Any) -> nn.Module:
+    def octave(**arguments: Any) -> nn.Module:
+        plain = network.build(**arguments)
+        return octavize(plain, alpha, network.plan) if alpha else plain
+
+    if pretrained and not _has_weights(kwargs):
+        raise RuntimeError(
+            f"{name.removesuffix('_a0')} has no published weights for alpha {alpha:g} yet: use pretrained=False, or give "
+            "a file with pretrained_cfg_overlay=dict(file=...)"
+        )
+    features = dict(out_indices=tuple(range(network.levels)), feature_cls="getter")  # others would return half a pair
+    model = build_model_with_cfg(octave, name, pretrained, feature_cfg=features, **kwargs)
+    model._model_args = {**getattr(model, "_model_args", {}), "alpha": alpha}  # what timm writes to config.json
+    return model
+
+
+def _has_weights(kwargs: Mapping[str, Any]) -> bool:
+    """Whether the caller brought weights: our own names have none yet."""
+    sources = ("url", "file", "state_dict", "hf_hub_id")
+    cfgs = [kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay")]
+    cfgs = [cfg if isinstance(cfg, Mapping) else getattr(cfg, "__dict__", {}) for cfg in cfgs]
+    return any(cfg.get(source) for cfg in cfgs for source in sources)
+
+
+def _digits(alpha: float) -> str:
+    """0.25 -> "25": what stands behind the dot."""
+    return f"{alpha:.10f}".split(".")[1].rstrip("0") or "0"
+
+
+def _alpha_of(cfg: Any) -> float | None:
+    """The alpha that a tag, or the tag of a cfg, says."""
+    tag = cfg if isinstance(cfg, str) else cfg.get("tag") if isinstance(cfg, dict) else getattr(cfg, "tag", None)
+    digits = (tag or "").split(".")[0]
+    return float(f"0.{digits}") if digits.isdigit() else None
