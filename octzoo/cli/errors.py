@@ -1,0 +1,40 @@
+"""From an exception to one line and an exit code."""
+
+import sys
+from collections.abc import Callable
+
+MISTAKE = 2  # the user's settings cannot work
+FAILURE = 1  # anything else
+INTERRUPTED = 130  # as a shell says of Ctrl-C
+LONGEST = 400
+
+
+def report(action: Callable[[], None], debug: bool) -> int:
+    """Runs `action`; 0, or one line on stderr and the exit code. With `debug` the exception comes through."""
+    try:
+        action()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as problem:
+        if debug:
+            raise
+        print(f"error: {line(problem)}", file=sys.stderr)
+        return MISTAKE if is_mistake(problem) else FAILURE
+    return 0
+
+
+def is_mistake(problem: Exception) -> bool:
+    """Whether the user can mend it by other settings."""
+    from omegaconf.errors import OmegaConfBaseException
+
+    from octzoo.data import SettingError
+
+    return isinstance(problem, SettingError | OmegaConfBaseException)
+
+
+def line(problem: Exception) -> str:
+    """What went wrong, in one line."""
+    text = " ".join(str(problem).split())
+    text = text if len(text) <= LONGEST else text[:LONGEST] + " ..."
+    return text if is_mistake(problem) else f"{type(problem).__name__}: {text} (--debug shows the traceback)"

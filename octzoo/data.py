@@ -1,0 +1,413 @@
+"""Pictures: where they come from, what is done to them, and the loaders that Lightning asks for.
+
+A source is a row of `SOURCES`: a function that opens one split of a data set and says its class names. timm's data
+sets read the files and timm's transforms prepare the pictures; the loaders are PyTorch's own.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from PIL import Image
+from timm.data import create_dataset, create_transform, resolve_data_config
+from torch.utils.data import DataLoader, Dataset
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".ppm", ".tif", ".tiff")
+VALIDATION_FOLDERS = ("validation", "val", "valid", "eval")
+
+
+class SettingError(ValueError):
+    """A setting that cannot work. The message names the setting, what was found, and the remedy."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """One split of a data set.
+
+    dataset: map-style; item i is (PIL picture, class index)
+    class_names: the name of each class index
+    targets: gives the class index of every item without opening a picture
+    """
+
+    dataset: Dataset
+    class_names: list[str]
+    targets: Callable[[], Sequence[int]]
+
+
+@dataclass
+class Splits:
+    """Which split of the source serves what.
+
+    Args:
+        train: the split to train on
+        val: the split to validate on; null takes the source's own, and where it has none `holdout` of train
+        test: the split of `octzoo test`; null takes the validation pictures
+        holdout: the part of each class of train that is held out (always the same pictures)
+    """
+
+    train: str = "train"
+    val: str | None = None
+    test: str | None = None
+    holdout: float = 0.2
+
+
+@dataclass
+class Preprocess:
+    """How a picture becomes the network's input. null takes the value of the network's own pretrained_cfg.
+
+    Args:
+        image_size: height and width in pixels
+        mean: one value a channel, for pixels in 0..1
+        std: one value a channel
+        interpolation: bilinear, bicubic, nearest ... (a training picture has its own, see augment)
+        crop_pct: the part of the resized picture's side that the centre crop keeps
+        crop_mode: center, squash or border, as in timm
+    """
+
+    image_size: int | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    interpolation: str | None = None
+    crop_pct: float | None = None
+    crop_mode: str | None = None
+
+    def resolve(self, pretrained_cfg: dict[str, Any] | None) -> dict[str, Any]:
+        """timm's data config: these values, else the network's, else ImageNet's."""
+        values = asdict(self)
+        values["img_size"] = values.pop("image_size")
+        return resolve_data_config(values, pretrained_cfg=pretrained_cfg)
+
+
+@dataclass
+class Augment:
+    """What is done to a training picture: arguments of timm's create_transform, with timm's names and values.
+
+    Args:
+        scale: the crop's part of the picture's area, from .. to
+        ratio: the crop's width by height, from .. to
+        hflip: probability of a horizontal flip
+        vflip: probability of a vertical flip
+        color_jitter: strength of brightness, contrast and saturation jitter; null is off
+        auto_augment: a policy such as rand-m9-mstd0.5-inc1
+        re_prob: probability that a rectangle is erased
+        train_crop_mode: rrc, rkrc or rkrr; null is rrc (random resized crop)
+        interpolation: of the training crop; random draws bilinear or bicubic
+    """
+
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (0.75, 1.3333)
+    hflip: float = 0.5
+    vflip: float = 0.0
+    color_jitter: float | None = 0.4
+    auto_augment: str | None = None
+    re_prob: float = 0.0
+    train_crop_mode: str | None = None
+    interpolation: str = "random"
+
+
+# --- sources: each opens one split, or returns None where the data set has no such split -------------------------
+
+
+class Digits(Dataset):
+    """scikit-learn's 1,797 handwritten digits, 8x8 grey levels 0..16, as pictures."""
+
+    def __init__(self) -> None:
+        from sklearn.datasets import load_digits
+
+        bunch = load_digits()
+        self.images = (bunch.images * (255 / 16)).round().astype(np.uint8)  # [1797, 8, 8]
+        self.targets = bunch.target.tolist()
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return Image.fromarray(self.images[index]), self.targets[index]
+
+
+def digits(name: str, root: str | None, split: str, download: bool) -> Pictures | None:
+    """The digits come with scikit-learn; they have one split."""
+    if split != "train":
+        return None
+    dataset = Digits()
+    return Pictures(dataset, [str(d) for d in range(10)], lambda: dataset.targets)
+
+
+def folder(name: str, root: str | None, split: str, download: bool) -> Pictures | None:
+    """root/<split>/<class>/picture, or root/<class>/picture for a root without a training folder."""
+    base = _existing(root)
+    names = {"train": ("train", "training"), "validation": VALIDATION_FOLDERS}.get(split, (split,))
+    place = next((base / n for n in names if (base / n).is_dir()), base if split == "train" else None)
+    if place is None:
+        return None
+    for child in sorted(p for p in place.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        if not any(p.suffix.lower() in PICTURE_SUFFIXES for p in child.rglob("*")):
+            raise SettingError(f"data.root: class folder {child} holds no pictures ({', '.join(PICTURE_SUFFIXES)})")
+    if not any(p.suffix.lower() in PICTURE_SUFFIXES for p in place.glob("*/**/*")):
+        raise SettingError(f"data.root: no class folders with pictures in {place}; expected {place}/<class>/<picture>")
+    dataset = create_dataset("", root=str(place), search_split=False, input_key=";".join(PICTURE_SUFFIXES))
+    return Pictures(dataset, _by_index(dataset.reader.class_to_idx), lambda: [t for _, t in dataset.reader.samples])
+
+
+def torchvision_set(name: str, root: str | None, split: str, download: bool) -> Pictures | None:
+    """A torchvision data set by timm's name for it: torch/cifar10 ... Every split but train is its test set."""
+    if root is None:
+        raise SettingError("data.root: say where the torchvision set is, or is to be downloaded to")
+    try:
+        dataset = create_dataset(f"torch/{name}", root=root, split=split, download=download)
+    except AssertionError as problem:
+        raise SettingError(f"data.source: {problem}") from problem
+    except RuntimeError as problem:
+        raise SettingError(f"data.root: {problem} in {root} (here: --data.download true)") from problem
+    return Pictures(dataset, list(dataset.classes), lambda: [int(t) for t in dataset.targets])
+
+
+def hugging_face(name: str, root: str | None, split: str, download: bool) -> Pictures | None:
+    """A local folder that `datasets.load_dataset` reads, such as parquet files with an image and a label column."""
+    try:
+        import datasets
+    except ImportError as problem:
+        raise SettingError("data.source: hfds needs the `datasets` package: pip install 'octzoo[data]'") from problem
+
+    base = str(_existing(root))
+    if split not in datasets.get_dataset_split_names(base):
+        return None
+    features = datasets.load_dataset(base, split=split).features
+    image = next((k for k, f in features.items() if isinstance(f, datasets.Image)), None)
+    label = next((k for k, f in features.items() if isinstance(f, datasets.ClassLabel)), None)
+    if image is None or label is None:
+        raise SettingError(f"data.root: {base} needs an Image and a ClassLabel column, it has {dict(features)}")
+    dataset = create_dataset(f"hfds/{base}", split=split, input_key=image, target_key=label)
+    return Pictures(dataset, _by_index(dataset.reader.class_to_idx), lambda: dataset.reader.dataset[label])
+
+
+SOURCES: dict[str, Callable[[str, str | None, str, bool], Pictures | None]] = {
+    "digits": digits,
+    "folder": folder,
+    "torch": torchvision_set,
+    "hfds": hugging_face,
+}
+
+
+def open_split(source: str, root: str | None, split: str, download: bool = False) -> Pictures | None:
+    """Opens one split of `source` ("row" or "row/name"); None where the data set has no such split.
+
+    Raises:
+        SettingError: the source, its root or its contents are not what is needed.
+    """
+    row, _, name = source.partition("/")
+    if row not in SOURCES:
+        near = get_close_matches(row, SOURCES, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(SOURCES)}"
+        raise SettingError(f"data.source: no source '{row}'; {hint}")
+    return SOURCES[row](name, root, split, download)
+
+
+def _existing(root: str | None) -> Path:
+    if root is None:
+        raise SettingError("data.root: say where the pictures are")
+    if not Path(root).is_dir():
+        raise SettingError(f"data.root: no such folder: {root}")
+    return Path(root)
+
+
+def _by_index(class_to_idx: dict[str, int]) -> list[str]:
+    return sorted(class_to_idx, key=class_to_idx.__getitem__)
+
+
+# --- what the loaders read ------------------------------------------------------------------------------------
+
+
+def held_out(targets: Sequence[int], part: float, seed: int = 0) -> tuple[list[int], list[int]]:
+    """Indices of (the rest, the held-out `part` of each class), each in order; the same at every call.
+
+    A class gives at least one picture.
+    """
+    labels = np.asarray(targets)
+    rng = np.random.default_rng(seed)
+    chosen = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        chosen[rng.permutation(members)[: max(1, round(part * len(members)))]] = True
+    return np.flatnonzero(~chosen).tolist(), np.flatnonzero(chosen).tolist()
+
+
+class Prepared(Dataset):
+    """(tensor [3, H, W], class index): some of a split's pictures, transformed, their classes renumbered."""
+
+    def __init__(
+        self, pictures: Pictures, indices: Sequence[int], class_names: Sequence[str], transform: Callable
+    ) -> None:
+        self.dataset, self.indices, self.transform = pictures.dataset, indices, transform
+        self.renumber = [class_names.index(name) for name in pictures.class_names]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        image, target = self.dataset[self.indices[index]]
+        return self.transform(image.convert("RGB")), self.renumber[target]
+
+
+class PictureFolder(Dataset):
+    """Unlabelled pictures at any depth below `root` (or one picture file), in order of their paths.
+
+    Item i is {"image": [3, H, W], "path": relative path, "error": ""}; a picture that does not open has a black image
+    and the reason in "error".
+    """
+
+    def __init__(self, root: str, transform: Callable) -> None:
+        self.root, self.transform = Path(root), transform
+        if not self.root.exists():
+            raise SettingError(f"data.pictures: no such folder: {root}")
+        found = [self.root] if self.root.is_file() else self.root.rglob("*")
+        self.paths = sorted(p for p in found if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file())
+        if not self.paths:
+            raise SettingError(f"data.pictures: no pictures ({', '.join(PICTURE_SUFFIXES)}) in {root}")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        path = self.paths[index]
+        name = path.name if path == self.root else str(path.relative_to(self.root))
+        try:
+            with Image.open(path) as file:
+                image = file.convert("RGB")
+            error = ""
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as problem:  # what Pillow raises
+            image, error = Image.new("RGB", (32, 32)), f"{type(problem).__name__}: {problem}"
+        return {"image": self.transform(image), "path": name, "error": error}
+
+
+class ImageData(pl.LightningDataModule):
+    """Training, validation, test and prediction pictures of one classification task.
+
+    Opening is lazy: nothing is read before a class name, a number of classes or a loader is asked for.
+
+    Args:
+        source: digits, folder, torch/<set> or hfds (a local Hugging Face folder)
+        root: where the pictures are (not for digits)
+        batch_size: pictures a step and process
+        num_workers: processes that read pictures; 0 reads in the training process
+        splits: which split serves what
+        preprocess: size, mean, std ... where they are not to be the network's own
+        augment: what is done to training pictures
+        num_classes: null finds it; a number is checked against what is found
+        class_names: null finds them; given, they fix the order of the classes, and training data must have them
+        pictures: the folder (or file) that `octzoo predict` labels
+        download: let a torchvision set download itself into root
+
+    Raises:
+        SettingError: on the first look at the data, when it is not what the settings say.
+    """
+
+    def __init__(
+        self,
+        source: str = "digits",
+        root: str | None = None,
+        batch_size: int = 64,
+        num_workers: int = 2,
+        splits: Splits = Splits(),  # noqa: B008  (a value that nobody changes; jsonargparse shows it in --help)
+        preprocess: Preprocess = Preprocess(),  # noqa: B008
+        augment: Augment = Augment(),  # noqa: B008
+        num_classes: int | None = None,
+        class_names: list[str] | None = None,
+        pictures: str | None = None,
+        download: bool = False,
+    ) -> None:
+        super().__init__()
+        self.source, self.root, self.download = source, root, download
+        self.batch_size, self.num_workers = batch_size, num_workers
+        self.splits, self.preprocess, self.augment = splits, preprocess, augment
+        self.given_number, self.given_names, self.pictures = num_classes, class_names, pictures
+
+    @cached_property
+    def class_names(self) -> list[str]:
+        """The name of each class index, as trained."""
+        names = self.given_names or self._train.class_names
+        if self.given_number is not None and self.given_number != len(names):
+            shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
+            raise SettingError(f"data.num_classes is {self.given_number}, but there are {len(names)} classes: {shown}")
+        return names
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.class_names)
+
+    def transform(self, train: bool = False) -> Callable[[Image.Image], torch.Tensor]:
+        """RGB picture -> float [3, H, W], as the trainer's network expects it (without a trainer: as ImageNet's do)."""
+        cfg = getattr(self.trainer.lightning_module, "pretrained_cfg", None) if self.trainer else None
+        settings = self.preprocess.resolve(cfg)
+        if train:
+            settings |= asdict(self.augment)
+        return create_transform(**settings, is_training=train)
+
+    def train_dataloader(self) -> DataLoader:
+        dataset = self._prepared(self._train, self._train_and_held_out[0], train=True)
+        if len(dataset) < self.batch_size:
+            raise SettingError(f"data.batch_size is {self.batch_size}, but there are {len(dataset)} training pictures")
+        return self._loader(dataset, shuffle=True, drop_last=True)
+
+    def val_dataloader(self) -> DataLoader:
+        if self._validation is None:
+            return self._loader(self._prepared(self._train, self._train_and_held_out[1]))
+        return self._loader(self._prepared(self._validation))
+
+    def test_dataloader(self) -> DataLoader:
+        if self.splits.test is None:
+            return self.val_dataloader()
+        return self._loader(self._prepared(self._open(self.splits.test)))
+
+    def predict_dataloader(self) -> DataLoader:
+        if self.pictures is None:
+            raise SettingError("data.pictures: say which folder of pictures to label (--data.pictures FOLDER)")
+        return self._loader(PictureFolder(self.pictures, self.transform()))
+
+    @cached_property
+    def _train(self) -> Pictures:
+        return self._open(self.splits.train)
+
+    @cached_property
+    def _validation(self) -> Pictures | None:
+        if self.splits.val is not None:
+            return self._open(self.splits.val)
+        return open_split(self.source, self.root, "validation", self.download)
+
+    @cached_property
+    def _train_and_held_out(self) -> tuple[Sequence[int], Sequence[int]]:
+        if self._validation is not None:
+            return range(len(self._train.dataset)), []
+        return held_out(self._train.targets(), self.splits.holdout)
+
+    def _open(self, split: str) -> Pictures:
+        pictures = open_split(self.source, self.root, split, self.download)
+        if pictures is None:
+            where = f" at {self.root}" if self.root else ""
+            raise SettingError(f"data.splits: '{self.source}'{where} has no split '{split}'")
+        return pictures
+
+    def _prepared(self, pictures: Pictures, indices: Sequence[int] | None = None, train: bool = False) -> Prepared:
+        if strange := sorted(set(pictures.class_names) - set(self.class_names)):
+            raise SettingError(f"data: classes that the network was not given: {', '.join(strange[:5])}")
+        if indices is None:
+            indices = range(len(pictures.dataset))
+        return Prepared(pictures, indices, self.class_names, self.transform(train))
+
+    def _loader(self, dataset: Dataset, shuffle: bool = False, drop_last: bool = False) -> DataLoader:
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )

@@ -1,0 +1,1 @@
+"""Training: the task, the callbacks that Lightning lacks, and the LightningCLI over them."""

@@ -1,0 +1,66 @@
+"""Callbacks that Lightning lacks: the run's papers, pictures per second, and a log for outputs without a terminal."""
+
+import json
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.cli import SaveConfigCallback
+
+from octzoo.train.environment import environment
+from octzoo.train.runs import CONFIG
+
+
+class RunFolder(SaveConfigCallback):
+    """Writes config.yaml (resolved, without what belongs to one run only) and environment.json as the run starts,
+    and error.txt with the traceback if it fails. One process writes."""
+
+    def __init__(self, parser: Any, config: Any, run_dir: Path) -> None:
+        super().__init__(parser, config, save_to_log_dir=False)
+        self.run_dir = run_dir
+
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        config = self.config.clone()
+        config.ckpt_path = None  # the run that repeats this one starts anew
+        self.parser.save(config, str(self.run_dir / CONFIG), skip_none=False)
+        (self.run_dir / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        if trainer.is_global_zero and isinstance(exception, Exception):
+            (self.run_dir / "error.txt").write_text("".join(traceback.format_exception(exception)))
+
+
+class ImagesPerSecond(pl.Callback):
+    """Training pictures per second of all processes: in the bar as it goes, in the logs once an epoch."""
+
+    def __init__(self) -> None:
+        self.count, self.since = 0, 0.0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.count, self.since = 0, time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.count += len(batch[0]) * trainer.world_size
+        if (batch_idx + 1) % trainer.log_every_n_steps == 0:
+            self.log("images/s", self._rate(), prog_bar=True, logger=False)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.log("train/images_per_second", self._rate())
+
+    def _rate(self) -> float:
+        return self.count / max(time.monotonic() - self.since, 1e-9)
+
+
+class EpochLines(pl.Callback):
+    """One line an epoch, for an output that is no terminal (where a progress bar would be a mess or nothing)."""
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        shown = {"train/loss": float(pl_module.train_loss.compute())}  # every process: it is a collective
+        shown |= {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        if trainer.is_global_zero:
+            values = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())
+            print(f"epoch {trainer.current_epoch}  {values}", flush=True)

@@ -1,0 +1,66 @@
+"""Predictions as files: one CSV and one JSON."""
+
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import BasePredictionWriter
+
+
+class PredictionWriter(BasePredictionWriter):
+    """Writes <out>.csv row by row as batches come, and <out>.json at the end.
+
+    A row: path, label_1, probability_1, ... likeliest first, error. A broken picture has only path and error.
+
+    Args:
+        out: path of both files without their endings; files that exist are replaced
+    """
+
+    def __init__(self, out: str = "predictions") -> None:
+        super().__init__("batch")
+        self.out = Path(out)
+        self.rows: list[dict[str, Any]] = []
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        self.rows = []
+        self.width = min(5, pl_module.num_classes)
+        columns = [f"{kind}_{i}" for i in range(1, self.width + 1) for kind in ("label", "probability")]
+        self.file = self._path("csv").open("w", newline="", encoding="utf-8")
+        self.csv = csv.writer(self.file)
+        self.csv.writerow(["path", *columns, "error"])
+
+    def write_on_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        prediction: Any,
+        batch_indices: Sequence[int] | None,
+        batch: dict[str, Any],
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        names = trainer.datamodule.class_names
+        probabilities, indices = (t.tolist() for t in prediction)
+        for path, error, p, k in zip(batch["path"], batch["error"], probabilities, indices, strict=True):
+            top = [] if error else [{"label": names[i], "probability": round(v, 6)} for v, i in zip(p, k, strict=True)]
+            self.rows.append({"path": path, "top": top, "error": error or None})
+            cells = [cell for best in top for cell in best.values()] or [""] * (2 * self.width)
+            self.csv.writerow([path, *cells, error])
+        self.file.flush()
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.file.close()
+        self._path("json").write_text(json.dumps(self.rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        broken = [row for row in self.rows if row["error"]]
+        for row in broken[:10]:
+            print(f"not a readable picture: {row['path']}: {row['error']}", file=sys.stderr)
+        counts = f"{len(self.rows) - len(broken)} pictures labelled, {len(broken)} not readable"
+        print(f"{counts}: {self._path('csv')}, {self._path('json')}")
+
+    def _path(self, ending: str) -> Path:
+        return self.out.with_name(f"{self.out.name}.{ending}")

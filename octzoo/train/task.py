@@ -1,0 +1,221 @@
+"""The classification task: a timm network by name, its loss, metrics and optimizer. It knows nothing of octaves."""
+
+import math
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import timm
+import torch
+from timm.data import Mixup
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+from octzoo.data import SettingError
+from octzoo.train.optim import OptimizerArgs, ScheduleArgs, make_optimizer, make_schedule
+
+
+@dataclass
+class MixArgs:
+    """Arguments of timm's Mixup, with its names; both alphas 0 mix nothing.
+
+    Args:
+        mixup_alpha: blend two pictures, the share drawn from Beta(alpha, alpha)
+        cutmix_alpha: paste a rectangle of another picture, likewise
+        prob: the part of the batches (or elements) that is mixed
+        switch_prob: the part of those that is cutmix, where both are on
+        mode: one draw for the batch, for a pair or for each element
+    """
+
+    mixup_alpha: float = 0.0
+    cutmix_alpha: float = 0.0
+    prob: float = 1.0
+    switch_prob: float = 0.5
+    mode: Literal["batch", "pair", "elem"] = "batch"
+
+    @property
+    def on(self) -> bool:
+        """Whether anything is mixed."""
+        return self.mixup_alpha > 0 or self.cutmix_alpha > 0
+
+
+class ClassificationTask(pl.LightningModule):
+    """Trains and measures `timm.create_model(name)` on pictures of one class each.
+
+    A batch is (images [B, 3, H, W], class indices [B]); to predict, {"image": [B, 3, H, W], ...}.
+
+    Args:
+        name: any name that timm.create_model takes
+        num_classes: found by the data
+        class_names: found by the data; kept in every checkpoint
+        pretrained: start from published weights; a head of another size starts new
+        model_args: further arguments of timm.create_model, such as {drop_path_rate: 0.1}
+        optimizer: what updates the weights
+        schedule: the learning rate's course
+        label_smoothing: the part of each target that is spread over all classes
+        mix: mixup and cutmix
+        freeze_backbone: train the classifier alone; the other layers' batch norms keep their statistics
+        channels_last: keep images and weights in the channels-last memory format
+        compile: compile the network in place (torch.compile); checkpoints are the same with and without
+
+    Raises:
+        SettingError: timm has no network of that name.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        num_classes: int = 1000,
+        class_names: list[str] | None = None,
+        pretrained: bool = False,
+        model_args: dict[str, Any] | None = None,
+        optimizer: OptimizerArgs = OptimizerArgs(),  # noqa: B008  (a value that nobody changes)
+        schedule: ScheduleArgs = ScheduleArgs(),  # noqa: B008
+        label_smoothing: float = 0.0,
+        mix: MixArgs = MixArgs(),  # noqa: B008
+        freeze_backbone: bool = False,
+        channels_last: bool = False,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.name, self.num_classes, self.class_names = name, num_classes, class_names
+        self.optimizer, self.schedule, self.label_smoothing = optimizer, schedule, label_smoothing
+        self.freeze_backbone, self.channels_last = freeze_backbone, channels_last
+        self.mixup = make_mixup(mix, num_classes)
+        self.model = make_model(name, num_classes, pretrained, model_args or {})
+        if freeze_backbone:
+            self.model.requires_grad_(False)
+            self.model.get_classifier().requires_grad_(True)
+        if channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        if compile:
+            self.model.compile()
+        self.train_loss = mean_loss()
+        self.val_metrics = make_metrics(num_classes, prefix="val/")
+        self.test_metrics = make_metrics(num_classes, prefix="test/")
+
+    @property
+    def pretrained_cfg(self) -> dict[str, Any]:
+        """What timm knows of the network: input size, mean, std ... ImageData prepares pictures by it."""
+        return dict(self.model.pretrained_cfg)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [B, num_classes] of images [B, 3, H, W]."""
+        if self.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return self.model(images)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        images, targets = batch
+        count = len(images)
+        if self.mixup is not None:
+            if count % 2:
+                raise SettingError(f"data.batch_size is {count}, but mixup and cutmix pair the pictures of a batch")
+            images, targets = self.mixup(images, targets)  # targets: now probabilities [B, num_classes]
+        loss = F.cross_entropy(self(images), targets, label_smoothing=self.label_smoothing)
+        self.train_loss.update(loss.detach(), weight=count)
+        self.log("train/loss_step", loss, prog_bar=True, batch_size=count)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        self.log("train/loss", self.train_loss)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._measure(batch, self.val_metrics)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict(self.val_metrics, prog_bar=True)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._measure(batch, self.test_metrics)
+
+    def on_test_epoch_end(self) -> None:
+        self.log_dict(self.test_metrics)
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> tuple[Tensor, Tensor]:
+        """(probabilities, class indices), each [B, min(5, num_classes)], likeliest first."""
+        best = self(batch["image"]).float().softmax(dim=-1).topk(min(5, self.num_classes))
+        return best.values, best.indices
+
+    def train(self, mode: bool = True) -> "ClassificationTask":
+        """As nn.Module.train, but the batch norms of a frozen backbone stay in eval mode."""
+        super().train(mode)
+        if self.freeze_backbone:
+            for module in self.model.modules():
+                if hasattr(module, "running_mean"):
+                    module.eval()
+        return self
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = make_optimizer(self.model, self.optimizer)
+        updates = self.trainer.estimated_stepping_batches
+        if not math.isfinite(updates):
+            raise SettingError("trainer.max_epochs or trainer.max_steps: the schedule needs an end")
+        self.trainer.fit_loop.setup_data()
+        per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        scheduler = make_schedule(optimizer, self.schedule, int(updates), per_epoch)
+        if scheduler is None:
+            return {"optimizer": optimizer}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """timm's schedules count updates themselves."""
+        scheduler.step_update(self.global_step)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Says in one line why another network's checkpoint does not fit."""
+        saved = checkpoint.get("hyper_parameters", {})
+        for key, mine in (("name", self.name), ("num_classes", self.num_classes)):
+            if saved.get(key, mine) != mine:
+                raise SettingError(f"the checkpoint has model.{key} {saved[key]}, this network {mine}")
+
+    def _measure(self, batch: tuple[Tensor, Tensor], metrics: MetricCollection) -> None:
+        images, targets = batch
+        logits = self(images).float()
+        metrics.update(preds=logits, target=targets, value=F.cross_entropy(logits, targets), weight=len(images))
+
+
+def make_model(name: str, num_classes: int, pretrained: bool, model_args: dict[str, Any]) -> nn.Module:
+    """timm.create_model, with a hint for a name that timm does not know."""
+    if ":" not in name and not timm.is_model(name):
+        near = get_close_matches(name, timm.list_models() + timm.list_models(include_tags=True), n=1)
+        hint = f"did you mean '{near[0]}'?" if near else "timm.list_models() has them all"
+        raise SettingError(f"model.name: no network '{name}'; {hint}")
+    return timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **model_args)
+
+
+def make_mixup(args: MixArgs, num_classes: int) -> Mixup | None:
+    """timm's Mixup, or None where nothing is mixed. Label smoothing is left to the loss."""
+    if not args.on:
+        return None
+    return Mixup(
+        mixup_alpha=args.mixup_alpha,
+        cutmix_alpha=args.cutmix_alpha,
+        prob=args.prob,
+        switch_prob=args.switch_prob,
+        mode=args.mode,
+        label_smoothing=0.0,
+        num_classes=num_classes,
+    )
+
+
+def mean_loss() -> MeanMetric:
+    """Mean weighted by pictures; without the NaN check, which would wait for the GPU at every step."""
+    return MeanMetric(nan_strategy="disable")
+
+
+def make_metrics(num_classes: int, prefix: str) -> MetricCollection:
+    """loss, top1 and, where it says anything, top5."""
+    metrics: dict[str, Any] = {"loss": mean_loss()}
+    for k in (1, 5):
+        if k < num_classes:
+            metrics[f"top{k}"] = MulticlassAccuracy(num_classes, top_k=k, average="micro", validate_args=False)
+    return MetricCollection(metrics, prefix=prefix)
+
+
+# a task made in Python (not by the command line) keeps these in its checkpoints; torch.load may read them
+torch.serialization.add_safe_globals([OptimizerArgs, ScheduleArgs, MixArgs])
