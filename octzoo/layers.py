@@ -13,7 +13,7 @@ import torch.distributed as dist
 import torch.distributed.nn
 import torch.nn.functional as F
 from timm.layers import BatchNormAct2d, BlurPool2d, Conv2dSame, GroupNorm, GroupNorm1, LayerNorm2d
-from timm.models import register_notrace_function, register_notrace_module
+from timm.models import register_notrace_module
 from torch import Tensor, nn
 
 from octzoo.octave import (
@@ -22,13 +22,10 @@ from octzoo.octave import (
     StrideMode,
     check_geometry,
     check_groups,
-    merge,
     octave_conv2d,
     pair,
     split_channels,
 )
-
-register_notrace_function(merge)  # a node of its own in torch.fx: what flows through it is known only at run time
 
 
 @register_notrace_module

@@ -15,6 +15,8 @@ from octzoo.plan import Plan, Row, default_plan, find_row, read_plan, trial_octa
 
 M = TypeVar("M", bound=nn.Module)
 
+torch.fx.wrap("merge")  # a node of its own in a traced graph: what reaches it is known only at run time
+
 
 def octavize(model: M, alpha: float, plan: Plan | None = None) -> M:
     """Turn ``model`` into an octave network, in place.
@@ -116,7 +118,7 @@ class OctaveNetwork(nn.Module):
             )
         first = next(m for m in self.modules() if isinstance(m, nn.Conv2d))
         size = (getattr(self, "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224))
-        return torch.jit.trace(self, first.weight.new_zeros(1, first.in_channels, *size[1:]))
+        return _Traced(torch.jit.trace(self, first.weight.new_zeros(1, first.in_channels, *size[1:])))
 
     def _explain(self, error: OctaveError) -> OctaveError:
         """Name the norms that a converter made plain, if that is what happened."""
@@ -155,6 +157,17 @@ class _Checkpoints(OctaveNetwork):
                 "re-entrant checkpointing loses the gradients of octave networks: timm.layers.set_reentrant_ckpt(False)"
             )
         return super().set_grad_checkpointing(enable, *args, **kwargs)
+
+
+class _Traced(nn.Module):
+    """What torch.jit.script gets to see: it takes a traced module inside another, not in place of one."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x)
 
 
 def _merge_all(out: Any) -> Any:

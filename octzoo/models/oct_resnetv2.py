@@ -68,6 +68,21 @@ class PreActBlock(nn.Module):
         return self.drop_path(self.se(y)) + self.shortcut(x)
 
 
+class Stage(nn.Sequential):
+    """Blocks of one resolution."""
+
+    def __init__(self, *blocks: nn.Module):
+        super().__init__(*blocks)
+        self.grad_checkpointing = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            return checkpoint_seq(self, x)
+        for block in self:
+            x = block(x)
+        return x
+
+
 class PreActResNet(nn.Module):
     """A pre-activation residual network [B, in_chans, H, W] -> [B, num_classes], with timm's whole model interface."""
 
@@ -84,10 +99,10 @@ class PreActResNet(nn.Module):
     ):
         super().__init__()
         dd = dict(device=device, dtype=dtype)
-        self.num_classes, self.drop_rate, self.grad_checkpointing = num_classes, drop_rate, False
+        self.num_classes, self.in_chans, self.drop_rate = num_classes, in_chans, drop_rate
         norm = partial(BatchNormAct2d, eps=sizes.eps, momentum=sizes.momentum, **dd)
         width = sizes.widths[0] if sizes.small_stem else 64
-        self.feature_info: list[dict[str, Any]] = []
+        self.feature_info = []
         if sizes.small_stem:
             self.stem = nn.Sequential()
             self.stem.add_module("conv", nn.Conv2d(in_chans, width, 3, 1, 1, bias=False, **dd))
@@ -107,7 +122,7 @@ class PreActResNet(nn.Module):
             for stride, rate in zip(strides, rates[i]):
                 blocks.append(PreActBlock(width, out_chs, stride, rate, sizes, **dd))
                 width = out_chs
-            self.stages.append(nn.Sequential(*blocks))
+            self.stages.append(Stage(*blocks))
             reduction *= strides[0]
             self.feature_info.append(dict(num_chs=width, reduction=reduction, module=f"stages.{i}"))
         self.norm = norm(width)
@@ -131,18 +146,10 @@ class PreActResNet(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """[B, in_chans, H, W] -> the normalised last feature map."""
-        x = self.pool(self.stem(x))
-        for stage in self.stages:
-            x = self._run(stage, x)
-        return self.norm(x)
+        return self.norm(self.stages(self.pool(self.stem(x))))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         return self.head(x, pre_logits=pre_logits)
-
-    def _run(self, stage: nn.Sequential, x: Tensor) -> Tensor:
-        if self.grad_checkpointing and not torch.jit.is_scripting():
-            return checkpoint_seq(stage, x)
-        return stage(x)
 
     def forward_intermediates(
         self,
@@ -164,7 +171,7 @@ class PreActResNet(nn.Module):
         for i, stage in enumerate(self.stages):
             if stop_early and names.index(f"stages.{i}") > last:
                 break
-            x = maps[f"stages.{i}"] = self._run(stage, x)
+            x = maps[f"stages.{i}"] = stage(x)
         whole = len(self.stages) > 0 and names[-1] in maps
         final = self.norm(x) if whole else x
         if whole and norm:
@@ -198,7 +205,8 @@ class PreActResNet(nn.Module):
         self.head.reset(num_classes, global_pool, in_features=self.num_features, **get_device_dtype(self))
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        self.grad_checkpointing = enable
+        for stage in self.stages:
+            stage.grad_checkpointing = enable
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         blocks = r"^stages\.(\d+)" if coarse else [(r"^stages\.(\d+)\.(\d+)", None), (r"^norm", (99999,))]

@@ -46,10 +46,10 @@ class ImagesPerSecond(pl.Callback):
     ) -> None:
         self.count += len(batch[0]) * trainer.world_size
         if (batch_idx + 1) % trainer.log_every_n_steps == 0:
-            self.log("images/s", self._rate(), prog_bar=True, logger=False)
+            self.log("images/s", self._rate(), prog_bar=True, logger=False, rank_zero_only=True)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.log("train/images_per_second", self._rate())
+        self.log("train/images_per_second", self._rate(), rank_zero_only=True)
 
     def _rate(self) -> float:
         return self.count / max(time.monotonic() - self.since, 1e-9)

@@ -97,6 +97,7 @@ class ClassificationTask(pl.LightningModule):
         self.train_loss = mean_loss()
         self.val_metrics = make_metrics(num_classes, prefix="val/")
         self.test_metrics = make_metrics(num_classes, prefix="test/")
+        self.train()  # Lightning leaves the modes as it finds them
 
     @property
     def pretrained_cfg(self) -> dict[str, Any]:
@@ -180,12 +181,19 @@ class ClassificationTask(pl.LightningModule):
 
 
 def make_model(name: str, num_classes: int, pretrained: bool, model_args: dict[str, Any]) -> nn.Module:
-    """timm.create_model, with a hint for a name that timm does not know."""
+    """timm.create_model.
+
+    Raises:
+        SettingError: timm has no such network, or not with these arguments or weights.
+    """
     if ":" not in name and not timm.is_model(name):
         near = get_close_matches(name, timm.list_models() + timm.list_models(include_tags=True), n=1)
         hint = f"did you mean '{near[0]}'?" if near else "timm.list_models() has them all"
         raise SettingError(f"model.name: no network '{name}'; {hint}")
-    return timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **model_args)
+    try:
+        return timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **model_args)
+    except (RuntimeError, TypeError, ValueError) as problem:  # an unknown tag, weights that are not there, model_args
+        raise SettingError(f"model.name: timm cannot make {name}: {problem}") from problem
 
 
 def make_mixup(args: MixArgs, num_classes: int) -> Mixup | None:

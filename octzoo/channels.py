@@ -1,0 +1,360 @@
+"""Which plain channel each channel of an octave network is, for whoever carries plain weights over.
+
+Almost everywhere it is the same one. A concatenation joins the high parts before the low ones, a split takes a piece of
+each, and so does a group of a grouped convolution: there the octave network has its channels in another order.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from octzoo.layers import OCTAVE_OF
+from octzoo.octave import _RULES, Octave, OctaveError, low_channels
+from octzoo.plan import _hooked, trial_run
+
+ChannelOrder = dict[str, tuple[Tensor | None, Tensor | None]]
+
+
+def channel_order(model: nn.Module) -> ChannelOrder:
+    """The order in which an octave network holds the channels of its plain one, from one run on the meta device.
+
+    Returns:
+        State dict key -> (rows, columns): the plain indices, in the octave network's order, of dimension 0 and 1; None
+        where they are the same. Tensors that do not differ are left out, so that most networks give ``{}``. With
+
+            model.load_state_dict(reorder(plain.state_dict(), channel_order(model)))
+
+        ``model`` computes what the plain network does, up to resampling. The order depends on alpha and on the plan.
+        Feature maps between layers stand in the octave order as well; what a linear layer gives does not.
+
+    Raises:
+        OctaveError: no order suits a layer and what it shares its channels with; the text names the layer.
+    """
+    flow = _Flow()
+    with _hooked(model, flow.enter, flow.leave), flow:
+        trial_run(model)
+    flow.check()
+    state = model.state_dict()
+    order = {key: (_moved(rows), _moved(columns)) for key, (rows, columns) in flow.axes.items() if key in state}
+    return {key: axes for key, axes in order.items() if axes != (None, None)}
+
+
+def reorder(state_dict: Mapping[str, Tensor], order: ChannelOrder) -> dict[str, Tensor]:
+    """A plain network's ``state_dict`` with rows and columns as ``channel_order`` says; other tensors are the same."""
+    moved = dict(state_dict)
+    for key in order.keys() & moved.keys():
+        for dim, indices in enumerate(order[key]):
+            if indices is not None:
+                moved[key] = moved[key].index_select(dim, indices.to(moved[key].device))
+    return moved
+
+
+# ---- orders, known or still free -----------------------------------------------------------------------------------
+
+
+class _Order:
+    """The plain index of each of n channels: ``known()``, or that of ``link``; free, and then 0 to n - 1, without both.
+
+    Orders of maps that are added are linked into one. A known order asks those of fewer channels that it is made of.
+    """
+
+    def __init__(self, n: int, known: Callable[[], Tensor] | None = None):
+        self.n, self.known = n, known
+        self.link: _Order | None = None
+
+    def root(self) -> _Order:
+        return self if self.link is None else self.link.root()
+
+    def indices(self) -> Tensor:
+        root = self.root()
+        return root.known() if root.known else torch.arange(root.n)
+
+
+def _identity(n: int) -> _Order:
+    return _Order(n, partial(torch.arange, n))
+
+
+def _joined(pieces: Sequence[_Order], high: Sequence[int]) -> _Order:
+    """Of a concatenation: the high channels of every piece, then the low ones; plain, piece after piece."""
+
+    def known() -> Tensor:
+        starts = accumulate((p.n for p in pieces), initial=0)
+        plain = [p.indices() + start for p, start in zip(pieces, starts)]
+        return torch.cat([v[:h] for v, h in zip(plain, high)] + [v[h:] for v, h in zip(plain, high)])
+
+    return _Order(sum(p.n for p in pieces), known)
+
+
+def _grouped(n: int, low: int, groups: int) -> _Order:
+    """What a grouped convolution reads or gives: group g has the g-th chunk of the high and of the low channels."""
+    return _joined([_identity(n // groups)] * groups, [(n - low) // groups] * groups)
+
+
+def _spread(order: _Order, times: int) -> _Order:
+    """Of a map with each channel made into ``times``: flattened, or multiplied by a depthwise convolution."""
+    return _Order(order.n * times, lambda: (order.indices()[:, None] * times + torch.arange(times)).flatten())
+
+
+def _moved(order: _Order | None) -> Tensor | None:
+    """The indices, None if they move nothing."""
+    indices = order.indices() if order else None
+    return None if indices is None or torch.equal(indices, torch.arange(len(indices))) else indices
+
+
+# ---- the run -------------------------------------------------------------------------------------------------------
+
+
+class _Tag(NamedTuple):
+    """The channels [start, stop) of a map in ``order``, which a tensor holds; ``cut``: not a part of an octave."""
+
+    order: _Order
+    start: int
+    stop: int
+    cut: bool = False
+
+
+_LEAVES = (*OCTAVE_OF, nn.Linear)
+_JOINS = (torch.cat, torch.concat)
+_SPLITS = (torch.split, Tensor.split, torch.chunk, Tensor.chunk)
+_RESHAPES = (
+    torch.flatten, Tensor.flatten, torch.reshape, Tensor.reshape, Tensor.view, torch.squeeze, Tensor.squeeze,
+    torch.unsqueeze, Tensor.unsqueeze, Tensor.__getitem__,
+)  # fmt: skip
+_KEEPS = (*_RULES, F.interpolate, F.pad)
+_FRESH = (Tensor.new_empty, Tensor.new_zeros, Tensor.new_ones, Tensor.new_full, torch.zeros_like, torch.ones_like)
+
+
+def _axis(t: Tensor) -> int:
+    """Where the channels are: [B, C, H, W] and [B, C], but [C] and [C, 1, 1] as parameters are."""
+    return int(t.ndim in (2, 4))
+
+
+class _Flow(TorchFunctionMode):
+    """Follows the channels through one run: layers through hooks, functions between them as torch meets them.
+
+    A tensor without a tag has its channels in the plain order, and what is not understood wants them so. An octave is
+    known by the tags of its two parts.
+
+    Attributes:
+        axes: state dict key -> the orders of its dimensions 0 and 1, None where nothing is known to move.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.axes: dict[str, tuple[_Order | None, _Order | None]] = {}
+        self._tags: dict[int, tuple[Tensor, _Tag]] = {}  # by id; the tensor is kept, so that no other gets its id
+        self._ties: list[tuple[_Order, _Order, str]] = []
+        self._pieces: dict[tuple[_Order, int, int], list[_Order]] = {}
+        self._inside: list[str] = []
+        self._leaf: tuple[str, Any] | None = None  # the layer at work, and its input
+
+    # -- what is known
+
+    def tie(self, a: _Order, b: _Order, where: str) -> None:
+        """Make two orders one. Where both are known already, ``check`` finds out whether they are."""
+        self._ties.append((a, b, where))
+        a, b = a.root(), b.root()
+        if a is not b and None in (a.known, b.known):
+            free, other = (b, a) if b.known is None else (a, b)
+            free.link = other
+
+    def check(self) -> None:
+        for a, b, where in self._ties:
+            if not torch.equal(a.indices(), b.indices()):
+                raise OctaveError(
+                    f"{where}: no order of its {a.n} channels suits it and the other layers that share them; give it, "
+                    "or the layers that feed it, a 'plain' row in the plan"
+                )
+
+    def tag_of(self, t: Tensor) -> _Tag | None:
+        return self._tags[id(t)][1] if id(t) in self._tags else None
+
+    def tag(self, x: Any, order: _Order) -> None:
+        """Note that ``x``, a tensor or an octave, has its channels in ``order``."""
+        high = order.n - low_channels(x)
+        parts = ((x.high, 0, high), (x.low, high, order.n)) if isinstance(x, Octave) else ((x, 0, high),)
+        for part, start, stop in parts:
+            self._tags[id(part)] = part, _Tag(order, start, stop)
+
+    def order_of(self, x: Any, where: str) -> _Order:
+        """The order of all channels of ``x``; the plain one is demanded of what is not wholly known."""
+        parts = [p for p in ((x.high, x.low) if isinstance(x, Octave) else (x,)) if p.shape[1]]
+        whole = self._whole(parts)
+        if whole and (whole.start, whole.stop) == (0, whole.order.n):
+            return whole.order
+        self._want_plain(parts, where)
+        return _identity(x.shape[1])
+
+    def _whole(self, parts: Sequence[Tensor]) -> _Tag | None:
+        """What tensors hold together that are consecutive channels of one map."""
+        tags = [tag for tag in map(self.tag_of, parts) if tag]
+        if not tags or len(tags) < len(parts) or any(t.order.root() is not tags[0].order.root() for t in tags):
+            return None
+        follow = all(a.stop == b.start for a, b in zip(tags, tags[1:]))
+        return _Tag(tags[0].order, tags[0].start, tags[-1].stop, any(t.cut for t in tags)) if follow else None
+
+    def _want_plain(self, tensors: Sequence[Tensor], where: str) -> None:
+        for tag in filter(None, map(self.tag_of, tensors)):
+            self.tie(tag.order, _identity(tag.order.n), where)
+
+    # -- layers
+
+    def enter(self, name: str, module: nn.Module, x: Any) -> None:
+        self._inside.append(name)
+        if self._leaf:
+            return
+        if isinstance(module, _LEAVES):
+            self._leaf = name, x
+            return
+        for key, p in module._parameters.items():  # layer scales and the like meet their map in a function
+            if p is not None and p.numel() > 1 and p.numel() == p.shape[_axis(p)] and not self.tag_of(p):
+                self.tag(p, order := _Order(p.numel()))
+                self.axes[f"{name}.{key}"] = (None, order) if _axis(p) else (order, None)
+
+    def leave(self, name: str, module: nn.Module, y: Any) -> None:
+        self._inside.pop()
+        if self._leaf and self._leaf[0] == name:
+            x, self._leaf = self._leaf[1], None
+            self._layer(name, module, x, y)
+
+    def _layer(self, name: str, module: nn.Module, x: Any, y: Any) -> None:
+        columns: _Order | None = None
+        if isinstance(module, nn.Conv2d):
+            rows, columns = self._convolution(name, module, x, y)
+        elif not tree_leaves(x) or x.ndim not in (2, 4) or not any(map(self.tag_of, tree_leaves(x))):
+            return
+        elif not isinstance(module, nn.Linear):
+            rows = self.order_of(x, name)
+            if isinstance(module, nn.GroupNorm) and module.num_groups > 1:
+                self._want_plain(tree_leaves(x), name)
+        elif x.ndim == 2:
+            rows, columns = _Order(module.out_features), self.order_of(x, name)
+        else:
+            return self._want_plain([x], name)
+        for key, t in (*module._parameters.items(), *module._buffers.items()):
+            if t is not None and t.ndim and t.shape[0] == rows.n:
+                self._note(f"{name}.{key}", rows, columns if key == "weight" else None)
+        return self.tag(y, rows)
+
+    def _convolution(self, name: str, conv: nn.Conv2d, x: Any, y: Any) -> tuple[_Order, _Order | None]:
+        """The orders of the weight's rows, which are the output's, and of its columns."""
+        order = self.order_of(x, name)
+        if conv.groups == 1:
+            return _Order(conv.out_channels), order
+        if conv.groups == conv.in_channels:
+            times = conv.out_channels // conv.in_channels
+            return order if times == 1 else _spread(order, times), None
+        self.tie(order, _grouped(order.n, low_channels(x), conv.groups), name)
+        return _grouped(conv.out_channels, low_channels(y), conv.groups), None
+
+    def _note(self, key: str, rows: _Order, columns: _Order | None) -> None:
+        """Enter a tensor; one of a layer that runs twice must have one order."""
+        for new, old in zip((rows, columns), self.axes.setdefault(key, (rows, columns))):
+            if new and old:
+                self.tie(new, old, key)
+
+    # -- functions
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if self._leaf:
+            return func(*args, **kwargs)
+        if Octave in types and func not in _JOINS:  # all but a concatenation shows in what is done to the parts
+            with self:
+                return Octave.__torch_function__(func, types, args, kwargs)
+        out = func(*args, **kwargs)
+        if func not in _FRESH and any(isinstance(t, Tensor) for t in tree_leaves(out)):
+            where = f"{self._inside[-1] if self._inside else 'the network'} ({getattr(func, '__name__', func)})"
+            inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+            if any(map(self.tag_of, inputs)) and not self._understand(func, args, kwargs, inputs, out, where):
+                self._want_plain(inputs, where)
+        return out
+
+    def _understand(self, func: Any, args: Any, kwargs: Any, inputs: list[Tensor], out: Any, where: str) -> bool:
+        """Tag what ``func`` gave; False if what it does to the channels is not known."""
+        if func in _JOINS:
+            dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
+            return self._join(args[0] if args else kwargs["tensors"], dim, out, where)
+        tag = self.tag_of(inputs[0])
+        if func in _SPLITS:
+            return tag is not None and self._split(tag, inputs[0], out, where)
+        if func in _RESHAPES:
+            if tag and out.ndim == inputs[0].ndim == 4 and func is Tensor.__getitem__:
+                return self._cut(tag, inputs[0], args[1], out)
+            return tag is not None and self._reshape(tag, inputs[0], out)
+        return func in _KEEPS and self._keep(inputs, out, where)
+
+    def _join(self, values: Sequence[Any], dim: int, out: Any, where: str) -> bool:
+        if out.ndim not in (2, 4) or dim % out.ndim != 1:
+            return False
+        whole = None if isinstance(out, Octave) else self._whole(values)
+        if whole:  # the two parts of one map: merged, or reduced to vectors
+            self._tags[id(out)] = out, whole
+        else:
+            orders = [self.order_of(v, where) for v in values]
+            self.tag(out, _joined(orders, [v.shape[1] - low_channels(v) for v in values]))
+        return True
+
+    def _split(self, tag: _Tag, x: Tensor, out: Sequence[Tensor], where: str) -> bool:
+        """Equal pieces of a tensor, or of one part of an octave, whose map then is its pieces joined."""
+        k, n = len(out), tag.order.n
+        if {p.shape for p in out} != {(x.shape[0], x.shape[1] // k, *x.shape[2:])} or x.ndim not in (2, 4):
+            return False
+        if tag.cut:
+            raise OctaveError(f"{where}: split of a slice or of a dropped map, which leaves the channels' order open")
+        high = tag.start or tag.stop
+        key = (tag.order.root(), k, high)
+        if key not in self._pieces:
+            self._pieces[key] = [_Order(n // k) for _ in out]
+            self.tie(tag.order, _joined(self._pieces[key], [high // k] * k), where)
+        for piece, order in zip(out, self._pieces[key]):
+            self._tags[id(piece)] = piece, _Tag(order, tag.start // k, tag.stop // k)
+        return True
+
+    def _cut(self, tag: _Tag, x: Tensor, index: Any, out: Tensor) -> bool:
+        """A slice: which channels it takes shows on a tensor that holds their numbers."""
+        if not all(isinstance(i, (slice, types.EllipsisType)) for i in (index if isinstance(index, tuple) else [index])):
+            return False
+        numbers = torch.arange(tag.start, tag.stop)[:, None, None].expand(x.shape)[index]
+        if out.numel():
+            start, stop = int(numbers[0, 0, 0, 0]), int(numbers[0, -1, 0, 0]) + 1
+            if stop - start != out.shape[1]:
+                return False
+            cut = tag.cut or (start, stop) != (tag.start, tag.stop)
+            self._tags[id(out)] = out, _Tag(tag.order, start, stop, cut)
+        return True
+
+    def _reshape(self, tag: _Tag, x: Tensor, out: Tensor) -> bool:
+        """More or fewer dimensions of size 1, or [B, C, H, W] as [B, C * H * W]."""
+        n, axis = tag.stop - tag.start, _axis(out)
+        if 0 < out.ndim <= 4 and out.shape[axis] == n and (out.numel() == n or out.shape[:2] == x.shape[:2]):
+            self._tags[id(out)] = out, tag
+        elif x.ndim == 4 and out.ndim == 2 and out.shape[0] == x.shape[0] and n == tag.order.n:
+            self.tag(out, _spread(tag.order, out.shape[1] // n))
+        else:
+            return False
+        return True
+
+    def _keep(self, inputs: list[Tensor], out: Any, where: str) -> bool:
+        """Elementwise functions, and those over space alone. Maps that meet have one order."""
+        wide = [t for t in inputs if t.numel() > 1 and t.shape[_axis(t)] > 1]
+        tags = [self.tag_of(t) for t in wide]
+        known = [tag for tag in tags if tag]
+        if len(known) < len(tags) or len({(tag.start, tag.stop) for tag in known}) != 1:
+            return False
+        if not isinstance(out, Tensor) or out.shape[_axis(out)] != known[0].stop - known[0].start:
+            return False
+        for tag in known[1:]:
+            self.tie(known[0].order, tag.order, where)
+        self._tags[id(out)] = out, next((tag for tag in known if not tag.cut), known[0])
+        return True

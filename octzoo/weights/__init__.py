@@ -1,0 +1,1 @@
+"""Files of weights and the names in them. Knows no network: shapes come from the state dict handed in."""
