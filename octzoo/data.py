@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import lightning.pytorch as pl
 import numpy as np
@@ -26,16 +26,24 @@ class SettingError(ValueError):
     """A setting that cannot work. The message names the setting, what was found, and the remedy."""
 
 
+class LabelledPictures(Protocol):
+    """A map-style data set: item i is (PIL picture, class index)."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]: ...
+
+
 @dataclass(frozen=True)
 class Pictures:
     """One split of a data set.
 
-    dataset: map-style; item i is (PIL picture, class index)
+    dataset: opens the pictures
     class_names: the name of each class index
     targets: gives the class index of every item without opening a picture
     """
 
-    dataset: Dataset
+    dataset: LabelledPictures
     class_names: list[str]
     targets: Callable[[], Sequence[int]]
 
@@ -227,14 +235,15 @@ def _by_index(class_to_idx: dict[str, int]) -> list[str]:
 def held_out(targets: Sequence[int], part: float, seed: int = 0) -> tuple[list[int], list[int]]:
     """Indices of (the rest, the held-out `part` of each class), each in order; the same at every call.
 
-    A class gives at least one picture.
+    A class gives at least one picture, but never its last.
     """
     labels = np.asarray(targets)
     rng = np.random.default_rng(seed)
     chosen = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
-        chosen[rng.permutation(members)[: max(1, round(part * len(members)))]] = True
+        count = min(len(members) - 1, max(1, round(part * len(members))))
+        chosen[rng.permutation(members)[:count]] = True
     return np.flatnonzero(~chosen).tolist(), np.flatnonzero(chosen).tolist()
 
 

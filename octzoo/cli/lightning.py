@@ -35,6 +35,7 @@ def quiet() -> None:
         "LeafSpec",  # torch's own use of something that it deprecates
         "does not have many workers",
         "Checkpoint directory .* exists and is not empty",  # the run's config.yaml is there already
+        "module.s. in eval mode at the start of training",  # a frozen backbone's batch norms
         "Please add the following callbacks: ..ModelCheckpoint[^]]*].$",  # only fit writes checkpoints
     ):
         warnings.filterwarnings("ignore", message=f".*{text}")

@@ -4,13 +4,14 @@ import json
 import time
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 from lightning.pytorch.cli import SaveConfigCallback
 
 from octzoo.train.environment import environment
 from octzoo.train.runs import CONFIG
+from octzoo.train.task import ClassificationTask
 
 
 class RunFolder(SaveConfigCallback):
@@ -24,7 +25,7 @@ class RunFolder(SaveConfigCallback):
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         config = self.config.clone()
         config.ckpt_path = None  # the run that repeats this one starts anew
-        self.parser.save(config, str(self.run_dir / CONFIG), skip_none=False)
+        self.parser.save(config, str(self.run_dir / CONFIG), skip_unset=False)
         (self.run_dir / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -45,11 +46,11 @@ class ImagesPerSecond(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.count += len(batch[0]) * trainer.world_size
-        if (batch_idx + 1) % trainer.log_every_n_steps == 0:
-            self.log("images/s", self._rate(), prog_bar=True, logger=False, rank_zero_only=True)
+        if (batch_idx + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            pl_module.log("images/s", self._rate(), prog_bar=True, logger=False, rank_zero_only=True)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.log("train/images_per_second", self._rate(), rank_zero_only=True)
+        pl_module.log("train/images_per_second", self._rate(), rank_zero_only=True)
 
     def _rate(self) -> float:
         return self.count / max(time.monotonic() - self.since, 1e-9)
@@ -59,7 +60,9 @@ class EpochLines(pl.Callback):
     """One line an epoch, for an output that is no terminal (where a progress bar would be a mess or nothing)."""
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        shown = {"train/loss": float(pl_module.train_loss.compute())}  # every process: it is a collective
+        shown = {
+            "train/loss": float(cast(ClassificationTask, pl_module).train_loss.compute())
+        }  # every process: it is a collective
         shown |= {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         if trainer.is_global_zero:
             values = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())

@@ -74,12 +74,13 @@ class OctzooCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for source, target in LINKS.items():
             parser.link_arguments(source, target, apply_on="instantiate")
-        if parser.verb in ("", "fit"):
+        verb = parser.verb if isinstance(parser, Parser) else ""
+        if verb in ("", "fit"):
             parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         else:
             parser.add_class_arguments(ModelCheckpoint, "checkpoint")  # read from the run's config, and not used
         parser.set_defaults({f"checkpoint.{key}": value for key, value in CHECKPOINTS.items()})
-        if parser.verb == "predict":
+        if verb == "predict":
             parser.add_lightning_class_args(PredictionWriter, "predictions")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -105,8 +106,16 @@ class OctzooCLI(LightningCLI):
         if self.checkpoint:
             settings.model.pretrained = False  # the checkpoint has the weights
             settings.data.class_names = settings.data.class_names or saved_class_names(self.checkpoint)
+        elif self.subcommand == "predict":
+            raise SettingError("no weights: give --ckpt_path FILE_OR_RUN")
         elif not settings.model.pretrained:
             raise SettingError("no weights: give --ckpt_path FILE_OR_RUN, or --model.pretrained true")
+
+    def after_instantiate_classes(self) -> None:
+        """Refuses to measure published weights with a head that is not theirs."""
+        theirs, ours = self.model.pretrained_cfg.get("num_classes"), self.model.num_classes
+        if self.subcommand != "fit" and not self.checkpoint and theirs != ours:
+            raise SettingError(f"data.num_classes is {ours}, but {self.model.name} was published for {theirs} classes")
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Adds what every run has: the run folder, its loggers and callbacks; one process to predict."""
@@ -119,6 +128,8 @@ class OctzooCLI(LightningCLI):
             callbacks.append(EpochLines())
         if self.subcommand != "fit":
             kwargs["enable_checkpointing"] = False
+        if settings.trainer.fast_dev_run:
+            settings.checkpoint.save_last = False  # Lightning writes that one at the end even so
         if self.subcommand != "fit" or settings.trainer.fast_dev_run:
             return super().instantiate_trainer(logger=False, callbacks=callbacks, **kwargs)
         self.run_dir = self._new_run_dir()
@@ -135,7 +146,7 @@ class OctzooCLI(LightningCLI):
         settings = self.config[self.subcommand]
         name = run_name([Path(str(path)) for path in settings.get("config") or []], settings.model.name)
         root = Path(settings.trainer.default_root_dir)
-        return new_run_folder(root, name) if rank_zero_only.rank == 0 else root / name
+        return new_run_folder(root, name) if rank_zero_only.rank == 0 else root / name  # type: ignore[attr-defined]
 
     def after_fit(self) -> None:
         """Draws the curves and says what came out."""
@@ -155,8 +166,8 @@ def run_loggers(wanted: Any, run_dir: Path) -> list[Logger]:
     if wanted is False:
         return []
     extra = [] if wanted in (None, True) else as_list(wanted)
-    place = {"save_dir": str(run_dir), "name": "", "version": ""}
-    return [CSVLogger(**place), TensorBoardLogger(**place), *extra]
+    place = str(run_dir)
+    return [CSVLogger(place, name="", version=""), TensorBoardLogger(place, name="", version=""), *extra]
 
 
 def refuse_linked(config: Path) -> None:

@@ -93,8 +93,8 @@ def make_schedule(
     scheduler, _ = create_scheduler_v2(
         optimizer,
         sched=args.sched,
-        num_epochs=max(epochs - args.warmup_epochs, 1 / updates_per_epoch),
-        warmup_epochs=args.warmup_epochs,
+        num_epochs=max(epochs - args.warmup_epochs, 1 / updates_per_epoch),  # type: ignore[arg-type]  # timm takes parts
+        warmup_epochs=args.warmup_epochs,  # type: ignore[arg-type]
         warmup_lr=args.warmup_lr,
         warmup_prefix=True,
         min_lr=args.min_lr,

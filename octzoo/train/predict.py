@@ -5,10 +5,12 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import BasePredictionWriter
+
+from octzoo.train.task import ClassificationTask
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -28,7 +30,8 @@ class PredictionWriter(BasePredictionWriter):
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.out.parent.mkdir(parents=True, exist_ok=True)
         self.rows = []
-        self.width = min(5, pl_module.num_classes)
+        self.names = cast(ClassificationTask, pl_module).class_names or []
+        self.width = min(5, len(self.names))
         columns = [f"{kind}_{i}" for i in range(1, self.width + 1) for kind in ("label", "probability")]
         self.file = self._path("csv").open("w", newline="", encoding="utf-8")
         self.csv = csv.writer(self.file)
@@ -44,12 +47,15 @@ class PredictionWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        names = trainer.datamodule.class_names
         probabilities, indices = (t.tolist() for t in prediction)
         for path, error, p, k in zip(batch["path"], batch["error"], probabilities, indices, strict=True):
-            top = [] if error else [{"label": names[i], "probability": round(v, 6)} for v, i in zip(p, k, strict=True)]
+            top = (
+                []
+                if error
+                else [{"label": self.names[i], "probability": round(v, 6)} for v, i in zip(p, k, strict=True)]
+            )
             self.rows.append({"path": path, "top": top, "error": error or None})
-            cells = [cell for best in top for cell in best.values()] or [""] * (2 * self.width)
+            cells = [cell for entry in top for cell in entry.values()] or [""] * (2 * self.width)
             self.csv.writerow([path, *cells, error])
         self.file.flush()
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import timm
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from timm.data import Mixup
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -65,6 +66,8 @@ class ClassificationTask(pl.LightningModule):
         SettingError: timm has no network of that name.
     """
 
+    model: Any  # a timm network; timm has no type for get_classifier, pretrained_cfg ...
+
     def __init__(
         self,
         name: str,
@@ -118,7 +121,7 @@ class ClassificationTask(pl.LightningModule):
                 raise SettingError(f"data.batch_size is {count}, but mixup and cutmix pair the pictures of a batch")
             images, targets = self.mixup(images, targets)  # targets: now probabilities [B, num_classes]
         loss = F.cross_entropy(self(images), targets, label_smoothing=self.label_smoothing)
-        self.train_loss.update(loss.detach(), weight=count)
+        self.train_loss.update(loss.detach().expand(count))  # as many values as pictures
         self.log("train/loss_step", loss, prog_bar=True, batch_size=count)
         return loss
 
@@ -151,14 +154,14 @@ class ClassificationTask(pl.LightningModule):
                     module.eval()
         return self
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = make_optimizer(self.model, self.optimizer)
         updates = self.trainer.estimated_stepping_batches
         if not math.isfinite(updates):
             raise SettingError("trainer.max_epochs or trainer.max_steps: the schedule needs an end")
         self.trainer.fit_loop.setup_data()
         per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
-        scheduler = make_schedule(optimizer, self.schedule, int(updates), per_epoch)
+        scheduler: Any = make_schedule(optimizer, self.schedule, int(updates), per_epoch)
         if scheduler is None:
             return {"optimizer": optimizer}
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -177,7 +180,8 @@ class ClassificationTask(pl.LightningModule):
     def _measure(self, batch: tuple[Tensor, Tensor], metrics: MetricCollection) -> None:
         images, targets = batch
         logits = self(images).float()
-        metrics.update(preds=logits, target=targets, value=F.cross_entropy(logits, targets), weight=len(images))
+        losses = F.cross_entropy(logits, targets, reduction="none")  # [B]
+        metrics.update(preds=logits, target=targets, value=losses)
 
 
 def make_model(name: str, num_classes: int, pretrained: bool, model_args: dict[str, Any]) -> nn.Module:
@@ -212,7 +216,10 @@ def make_mixup(args: MixArgs, num_classes: int) -> Mixup | None:
 
 
 def mean_loss() -> MeanMetric:
-    """Mean weighted by pictures; without the NaN check, which would wait for the GPU at every step."""
+    """Mean over pictures. Update it with one value a picture: torchmetrics 1.9 ignores weights with "disable".
+
+    Any other nan_strategy would wait for the GPU at every update, and most leave a NaN loss out of the mean.
+    """
     return MeanMetric(nan_strategy="disable")
 
 
