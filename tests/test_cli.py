@@ -309,6 +309,15 @@ class TestFineTuning:
         )
         assert "SettingError" in (here / "runs" / "finetune" / "2" / "error.txt").read_text()
 
+    def test_a_run_continues_in_a_new_folder_where_it_ended(self, here: Path, capsys) -> None:
+        self.pictures(here)
+        assert said(capsys, *self.arguments, *self.small) == (0, "")
+        again = ("fit", "--ckpt_path", "runs/finetune/0", "--trainer.max_epochs", "2")
+        assert said(capsys, *again) == (0, "")
+        with (here / "runs" / "finetune" / "1" / "metrics.csv").open() as file:
+            assert {row["epoch"] for row in csv.DictReader(file) if row["epoch"]} == {"1"}
+        assert yaml.safe_load((here / "runs" / "finetune" / "1" / "config.yaml").read_text())["ckpt_path"] is None
+
     def test_a_run_predicts_without_its_training_pictures(self, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.pictures(here)
         assert said(capsys, *self.arguments, *self.small) == (0, "")

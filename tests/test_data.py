@@ -187,9 +187,10 @@ class TestPreparation:
                 half.save(tmp_path / name / f"{i}.png")
         how = Augment(scale=(1, 1), ratio=(1, 1), hflip=1.0, color_jitter=None, interpolation="nearest")
         found = data(tmp_path, augment=how, preprocess=Preprocess(image_size=8, mean=[0, 0, 0], std=[1, 1, 1]))
-        image = next(iter(found.train_dataloader()))[0][0]
-        assert image[:, :, :4].max() == 0
-        assert image[:, :, 4:].min() == 1
+        for _ in range(5):
+            images = torch.cat([batch for batch, _ in found.train_dataloader()])
+            assert images[..., :4].max() == 0
+            assert images[..., 4:].min() == 1
 
 
 def test_pictures_to_label_at_any_depth_and_a_broken_one_is_named(tmp_path: Path) -> None:

@@ -60,9 +60,8 @@ class EpochLines(pl.Callback):
     """One line an epoch, for an output that is no terminal (where a progress bar would be a mess or nothing)."""
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        shown = {
-            "train/loss": float(cast(ClassificationTask, pl_module).train_loss.compute())
-        }  # every process: it is a collective
+        loss = cast(ClassificationTask, pl_module).train_loss.compute()  # by every process: they add up their shares
+        shown = {"train/loss": float(loss)}
         shown |= {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         if trainer.is_global_zero:
             values = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())

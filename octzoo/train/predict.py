@@ -49,11 +49,8 @@ class PredictionWriter(BasePredictionWriter):
     ) -> None:
         probabilities, indices = (t.tolist() for t in prediction)
         for path, error, p, k in zip(batch["path"], batch["error"], probabilities, indices, strict=True):
-            top = (
-                []
-                if error
-                else [{"label": self.names[i], "probability": round(v, 6)} for v, i in zip(p, k, strict=True)]
-            )
+            best = [{"label": self.names[i], "probability": round(v, 6)} for v, i in zip(p, k, strict=True)]
+            top = [] if error else best
             self.rows.append({"path": path, "top": top, "error": error or None})
             cells = [cell for entry in top for cell in entry.values()] or [""] * (2 * self.width)
             self.csv.writerow([path, *cells, error])
