@@ -6,10 +6,10 @@ each, and so does a group of a grouped convolution: there the octave network has
 
 from __future__ import annotations
 
-import types
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, pairwise
+from types import EllipsisType
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +22,7 @@ from octzoo.layers import OCTAVE_OF
 from octzoo.octave import _RULES, Octave, OctaveError, low_channels
 from octzoo.plan import _hooked, trial_run
 
+_numbers = partial(torch.arange, device="cpu")  # whatever device a caller has made the default
 ChannelOrder = dict[str, tuple[Tensor | None, Tensor | None]]
 
 
@@ -46,7 +47,7 @@ def channel_order(model: nn.Module) -> ChannelOrder:
     flow.check()
     state = model.state_dict()
     order = {key: (_moved(rows), _moved(columns)) for key, (rows, columns) in flow.axes.items() if key in state}
-    return {key: axes for key, axes in order.items() if axes != (None, None)}
+    return {key: axes for key, axes in order.items() if any(indices is not None for indices in axes)}
 
 
 def reorder(state_dict: Mapping[str, Tensor], order: ChannelOrder) -> dict[str, Tensor]:
@@ -77,11 +78,11 @@ class _Order:
 
     def indices(self) -> Tensor:
         root = self.root()
-        return root.known() if root.known else torch.arange(root.n)
+        return root.known() if root.known else _numbers(root.n)
 
 
 def _identity(n: int) -> _Order:
-    return _Order(n, partial(torch.arange, n))
+    return _Order(n, partial(_numbers, n))
 
 
 def _joined(pieces: Sequence[_Order], high: Sequence[int]) -> _Order:
@@ -102,13 +103,13 @@ def _grouped(n: int, low: int, groups: int) -> _Order:
 
 def _spread(order: _Order, times: int) -> _Order:
     """Of a map with each channel made into ``times``: flattened, or multiplied by a depthwise convolution."""
-    return _Order(order.n * times, lambda: (order.indices()[:, None] * times + torch.arange(times)).flatten())
+    return _Order(order.n * times, lambda: (order.indices()[:, None] * times + _numbers(times)).flatten())
 
 
 def _moved(order: _Order | None) -> Tensor | None:
     """The indices, None if they move nothing."""
     indices = order.indices() if order else None
-    return None if indices is None or torch.equal(indices, torch.arange(len(indices))) else indices
+    return None if indices is None or torch.equal(indices, _numbers(len(indices))) else indices
 
 
 # ---- the run -------------------------------------------------------------------------------------------------------
@@ -130,7 +131,7 @@ _RESHAPES = (
     torch.flatten, Tensor.flatten, torch.reshape, Tensor.reshape, Tensor.view, torch.squeeze, Tensor.squeeze,
     torch.unsqueeze, Tensor.unsqueeze, Tensor.__getitem__,
 )  # fmt: skip
-_KEEPS = (*_RULES, F.interpolate, F.pad)
+_KEEPS = {*_RULES, F.interpolate, F.pad}
 _FRESH = (Tensor.new_empty, Tensor.new_zeros, Tensor.new_ones, Tensor.new_full, torch.zeros_like, torch.ones_like)
 
 
@@ -172,8 +173,8 @@ class _Flow(TorchFunctionMode):
         for a, b, where in self._ties:
             if not torch.equal(a.indices(), b.indices()):
                 raise OctaveError(
-                    f"{where}: no order of its {a.n} channels suits it and the other layers that share them; give it, "
-                    "or the layers that feed it, a 'plain' row in the plan"
+                    f"{where}: found no order of its {a.n} channels that suits it and the layers that share them; give "
+                    "it, or the layers that feed it, a 'plain' row in the plan"
                 )
 
     def tag_of(self, t: Tensor) -> _Tag | None:
@@ -200,7 +201,7 @@ class _Flow(TorchFunctionMode):
         tags = [tag for tag in map(self.tag_of, parts) if tag]
         if not tags or len(tags) < len(parts) or any(t.order.root() is not tags[0].order.root() for t in tags):
             return None
-        follow = all(a.stop == b.start for a, b in zip(tags, tags[1:]))
+        follow = all(a.stop == b.start for a, b in pairwise(tags))
         return _Tag(tags[0].order, tags[0].start, tags[-1].stop, any(t.cut for t in tags)) if follow else None
 
     def _want_plain(self, tensors: Sequence[Tensor], where: str) -> None:
@@ -231,16 +232,14 @@ class _Flow(TorchFunctionMode):
         columns: _Order | None = None
         if isinstance(module, nn.Conv2d):
             rows, columns = self._convolution(name, module, x, y)
-        elif not tree_leaves(x) or x.ndim not in (2, 4) or not any(map(self.tag_of, tree_leaves(x))):
-            return
-        elif not isinstance(module, nn.Linear):
+        elif isinstance(module, nn.Linear) and x.ndim == 2:
+            rows, columns = _Order(module.out_features), self.order_of(x, name)
+        elif isinstance(module, nn.Linear) or not any(map(self.tag_of, tree_leaves(x))):
+            return self._want_plain(tree_leaves(x), name)
+        else:  # a norm
             rows = self.order_of(x, name)
             if isinstance(module, nn.GroupNorm) and module.num_groups > 1:
                 self._want_plain(tree_leaves(x), name)
-        elif x.ndim == 2:
-            rows, columns = _Order(module.out_features), self.order_of(x, name)
-        else:
-            return self._want_plain([x], name)
         for key, t in (*module._parameters.items(), *module._buffers.items()):
             if t is not None and t.ndim and t.shape[0] == rows.n:
                 self._note(f"{name}.{key}", rows, columns if key == "weight" else None)
@@ -259,9 +258,10 @@ class _Flow(TorchFunctionMode):
 
     def _note(self, key: str, rows: _Order, columns: _Order | None) -> None:
         """Enter a tensor; one of a layer that runs twice must have one order."""
-        for new, old in zip((rows, columns), self.axes.setdefault(key, (rows, columns))):
+        for new, old in zip((rows, columns), self.axes.get(key, ())):
             if new and old:
                 self.tie(new, old, key)
+        self.axes[key] = rows, columns
 
     # -- functions
 
@@ -289,7 +289,7 @@ class _Flow(TorchFunctionMode):
         if func in _SPLITS:
             return tag is not None and self._split(tag, inputs[0], out, where)
         if func in _RESHAPES:
-            if tag and out.ndim == inputs[0].ndim == 4 and func is Tensor.__getitem__:
+            if tag and out.ndim == inputs[0].ndim > 2 and func is Tensor.__getitem__:
                 return self._cut(tag, inputs[0], args[1], out)
             return tag is not None and self._reshape(tag, inputs[0], out)
         return func in _KEEPS and self._keep(inputs, out, where)
@@ -313,22 +313,23 @@ class _Flow(TorchFunctionMode):
         if tag.cut:
             raise OctaveError(f"{where}: split of a slice or of a dropped map, which leaves the channels' order open")
         high = tag.start or tag.stop
-        key = (tag.order.root(), k, high)
-        if key not in self._pieces:
-            self._pieces[key] = [_Order(n // k) for _ in out]
-            self.tie(tag.order, _joined(self._pieces[key], [high // k] * k), where)
-        for piece, order in zip(out, self._pieces[key]):
+        pieces = self._pieces.get((tag.order.root(), k, high))
+        if pieces is None:  # the other part of an octave, split next, has the same pieces
+            pieces = [_Order(n // k) for _ in out]
+            self.tie(tag.order, _joined(pieces, [high // k] * k), where)
+            self._pieces[tag.order.root(), k, high] = pieces
+        for piece, order in zip(out, pieces):
             self._tags[id(piece)] = piece, _Tag(order, tag.start // k, tag.stop // k)
         return True
 
     def _cut(self, tag: _Tag, x: Tensor, index: Any, out: Tensor) -> bool:
         """A slice: which channels it takes shows on a tensor that holds their numbers."""
-        if not all(isinstance(i, (slice, types.EllipsisType)) for i in (index if isinstance(index, tuple) else [index])):
+        if not all(isinstance(i, (slice, EllipsisType)) for i in (index if isinstance(index, tuple) else [index])):
             return False
-        numbers = torch.arange(tag.start, tag.stop)[:, None, None].expand(x.shape)[index]
         if out.numel():
-            start, stop = int(numbers[0, 0, 0, 0]), int(numbers[0, -1, 0, 0]) + 1
-            if stop - start != out.shape[1]:
+            numbers = _numbers(tag.start, tag.stop)[:, None, None].expand(x.shape)[index][..., 0, 0].flatten()
+            start, stop = int(numbers[0]), int(numbers[-1]) + 1
+            if stop - start != out.shape[_axis(out)]:
                 return False
             cut = tag.cut or (start, stop) != (tag.start, tag.stop)
             self._tags[id(out)] = out, _Tag(tag.order, start, stop, cut)
@@ -352,7 +353,7 @@ class _Flow(TorchFunctionMode):
         known = [tag for tag in tags if tag]
         if len(known) < len(tags) or len({(tag.start, tag.stop) for tag in known}) != 1:
             return False
-        if not isinstance(out, Tensor) or out.shape[_axis(out)] != known[0].stop - known[0].start:
+        if not isinstance(out, Tensor) or out.shape[_axis(out) :][:1] != (known[0].stop - known[0].start,):
             return False
         for tag in known[1:]:
             self.tie(known[0].order, tag.order, where)
