@@ -1,6 +1,7 @@
 """Octave Convolution for PyTorch: ``import octzoo`` registers the octave networks with timm."""
 
 from octzoo import models as models
+from octzoo.channels import channel_order
 from octzoo.layers import OctConv2d, sync_batchnorm
 from octzoo.octave import Octave, OctaveError, drop, merge, octave_conv2d
 from octzoo.surgery import octavize, set_alpha
@@ -9,6 +10,7 @@ __all__ = [
     "OctConv2d",
     "Octave",
     "OctaveError",
+    "channel_order",
     "drop",
     "merge",
     "octave_conv2d",

@@ -1,0 +1,74 @@
+"""Imports point one way, importing octzoo stays light, and the public list is what is exported."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import octzoo
+
+ROOT = Path(octzoo.__file__).parent
+
+# What each part may import of octzoo: itself and what stands before it.
+ALLOWED = {
+    "octave": set(),
+    "layers": {"octave"},
+    "plan": {"octave", "layers"},
+    "surgery": {"octave", "layers", "plan"},
+    "channels": {"octave", "layers", "plan", "surgery"},
+    "weights": set(),
+    "models": {"octave", "layers", "plan", "surgery", "channels", "weights"},
+    "data": set(),
+    "train": {"octave", "layers", "plan", "surgery", "channels", "weights", "models", "data"},
+    "cli": {"octave", "layers", "plan", "surgery", "channels", "weights", "models", "data", "train"},
+    "__init__": {"octave", "layers", "surgery", "channels", "models"},
+}
+
+
+def part_of(path):
+    return path.relative_to(ROOT).with_suffix("").parts[0]
+
+
+def imports_of(path):
+    """Names of octzoo's own modules that a file imports, at any level."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "octzoo":
+            names = [node.module] if node.module != "octzoo" else [f"octzoo.{a.name}" for a in node.names]
+        elif isinstance(node, ast.Import):
+            names = [a.name for a in node.names if a.name.startswith("octzoo.")]
+        else:
+            continue
+        yield from (name.removeprefix("octzoo.") for name in names)
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_one_way(path):
+    part = part_of(path)
+    for name in imports_of(path):
+        assert name.split(".")[0] in ALLOWED[part] | {part}, f"{part} imports octzoo.{name}"
+
+
+def loaded_by(code):
+    """The top-level modules that are loaded after ``code``."""
+    script = f"{code}; import sys; print(*(m for m in sys.modules if '.' not in m), file=sys.stderr)"
+    run = subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, capture_output=True, text=True)
+    return set(run.stderr.split())
+
+
+def test_import_octzoo_needs_torch_and_timm_only():
+    heavy = {"lightning", "pytorch_lightning", "torchmetrics", "omegaconf", "jsonargparse", "sklearn", "matplotlib", "rich"}
+    assert not loaded_by("import octzoo") & (heavy | {"tensorboard", "datasets"})
+
+
+def test_the_command_line_needs_only_the_standard_library_for_its_help():
+    modules = loaded_by("import octzoo_cli; octzoo_cli.main(['--help'])")
+    assert not modules & {"torch", "timm", "lightning", "octzoo", "numpy"}
+
+
+def test_the_public_list_is_what_is_exported():
+    public = {n for n in vars(octzoo) if not n.startswith("_")}
+    modules = {n for n in public if type(getattr(octzoo, n)).__name__ == "module"}
+    assert public - modules == set(octzoo.__all__)
+    assert list(octzoo.__all__) == sorted(octzoo.__all__)
