@@ -26,7 +26,12 @@ def draw_curves(metrics: dict[str, Series], title: str, path: Path) -> None:
     figure.suptitle(title)
     loss, top1 = figure.subplots(1, 2)
     _panel(loss, metrics, {"train/loss": "training", "val/loss": "validation"}, "loss (cross-entropy)")
-    _panel(top1, {k: [(e, 100 * v) for e, v in s] for k, s in metrics.items()}, {"val/top1": "validation"}, "top-1 (%)")
+    _panel(
+        top1,
+        {k: [(e, 100 * v) for e, v in s] for k, s in metrics.items()},
+        {"val/top1": "validation"},
+        "validation top-1 (%)",
+    )
     figure.savefig(path, dpi=120)
 
 
@@ -38,5 +43,5 @@ def _panel(axes, metrics: dict[str, Series], names: dict[str, str], label: str) 
     axes.set(xlabel="epoch", ylabel=label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
-    if axes.lines:
+    if len(axes.lines) > 1:
         axes.legend()
