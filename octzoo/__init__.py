@@ -2,8 +2,9 @@
 
 from octzoo import models as models
 from octzoo.channels import channel_order
+from octzoo.geometry import OctaveError
 from octzoo.layers import OctConv2d, sync_batchnorm
-from octzoo.octave import Octave, OctaveError, drop, merge, octave_conv2d
+from octzoo.octave import Octave, drop, merge, octave_conv2d
 from octzoo.surgery import octavize, set_alpha
 
 __all__ = [

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from octzoo.geometry import OctaveError
 from octzoo.layers import OCTAVE_OF
-from octzoo.octave import _RULES, Octave, OctaveError, low_channels
+from octzoo.octave import RULES, Octave, low_channels
 from octzoo.plan import _hooked, trial_run
 
 _numbers = partial(torch.arange, device="cpu")  # whatever device a caller has made the default
@@ -131,7 +132,7 @@ _RESHAPES = (
     torch.flatten, Tensor.flatten, torch.reshape, Tensor.reshape, Tensor.view, torch.squeeze, Tensor.squeeze,
     torch.unsqueeze, Tensor.unsqueeze, Tensor.__getitem__,
 )  # fmt: skip
-_KEEPS = {*_RULES, F.interpolate, F.pad}
+_KEEPS = {*RULES, F.interpolate, F.pad}
 _FRESH = (Tensor.new_empty, Tensor.new_zeros, Tensor.new_ones, Tensor.new_full, torch.zeros_like, torch.ones_like)
 
 

@@ -16,16 +16,9 @@ from timm.layers import BatchNormAct2d, BlurPool2d, Conv2dSame, GroupNorm, Group
 from timm.models import register_notrace_module
 from torch import Tensor, nn
 
-from octzoo.octave import (
-    Octave,
-    OctaveError,
-    StrideMode,
-    check_geometry,
-    check_groups,
-    octave_conv2d,
-    pair,
-    split_channels,
-)
+from octzoo import rules  # noqa: F401 (fills the table of what an Octave answers)
+from octzoo.geometry import OctaveError, StrideMode, check_geometry, check_groups, pair
+from octzoo.octave import Octave, octave_conv2d, split_channels
 
 
 @register_notrace_module
@@ -78,8 +71,9 @@ class OctConv2d(nn.Conv2d):
             if not 0 <= self.alpha <= 1:
                 raise OctaveError(f"alpha={self.alpha} is not between 0 and 1")
             check_groups(self.groups, self.in_channels, self.out_channels, self.low_out)
-            geometry = (pair(self.kernel_size), pair(self.stride), self.padding, pair(self.dilation))
-            check_geometry(*geometry, bool(self.low_out), self.stride_mode)
+            padding = self.padding if isinstance(self.padding, str) else pair(self.padding)
+            kernel, stride, dilation = pair(self.kernel_size), pair(self.stride), pair(self.dilation)
+            check_geometry(kernel, stride, padding, dilation, bool(self.low_out), self.stride_mode)
         except OctaveError as error:
             raise self._located(error) from None
 
@@ -250,8 +244,9 @@ class OctBlurPool2d(BlurPool2d):
 
         def blur(part: Tensor) -> Tensor:
             n = part.shape[1]
-            padded = F.pad(part, self.padding, mode=self.pad_mode)
-            return F.conv2d(padded, self.filt[:1].expand(n, -1, -1, -1), stride=self.stride, groups=n)
+            padded = F.pad(part, cast(list[int], self.padding), mode=self.pad_mode)
+            filters = cast(Tensor, self.filt)[:1].expand(n, -1, -1, -1)
+            return F.conv2d(padded, filters, stride=self.stride, groups=n)
 
         return x.map(blur)
 
@@ -280,8 +275,8 @@ def sync_batchnorm(model: nn.Module) -> nn.Module:
         if isinstance(module, _BatchNorm):
             module.sync = True
         elif isinstance(module, nn.modules.batchnorm._BatchNorm) and type(module) in OCTAVE_OF:
-            module.__class__ = OCTAVE_OF[type(module)]
-            cast(_BatchNorm, module).sync = True
+            cast(Any, module).__class__ = OCTAVE_OF[type(module)]
+            cast(Any, module).sync = True
         elif isinstance(module, nn.modules.batchnorm._BatchNorm):
             raise OctaveError(f"{name}: sync_batchnorm has no synchronised form of {type(module).__name__}")
     return model

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from octzoo.geometry import OctaveError, StrideMode
 from octzoo.layers import OCTAVE_OF
-from octzoo.octave import OctaveError, StrideMode
 
 Kind = Literal["octave", "zero", "plain"]
 
@@ -215,11 +215,11 @@ def trial_octaves(model: nn.Module) -> None:
 
 
 def _patterns(names: Iterable[str], others: Iterable[str]) -> list[str]:
-    """Patterns that match ``names`` and none of ``others`` that is not among them: by their last two parts, if it can be."""
-    names, patterns = set(names), []
-    for name in sorted(names):
+    """Patterns of ``names``, by their last two parts where that matches none of ``others``."""
+    chosen, patterns = set(names), list[str]()
+    for name in sorted(chosen):
         short = "*." + ".".join(name.split(".")[-2:])
-        fits = all(other in names for other in others if fnmatchcase(other, short))
+        fits = all(other in chosen for other in others if fnmatchcase(other, short))
         pattern = short if fits and fnmatchcase(name, short) else name
         patterns += [pattern] if pattern not in patterns else []
     return patterns

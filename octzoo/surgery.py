@@ -9,8 +9,9 @@ import torch
 from timm.layers import Conv2dSame, use_reentrant_ckpt
 from torch import Tensor, nn
 
+from octzoo.geometry import OctaveError, pair
 from octzoo.layers import OCTAVE_OF, OctConv2d
-from octzoo.octave import OctaveError, merge, pair
+from octzoo.octave import merge
 from octzoo.plan import Plan, Row, default_plan, find_row, read_plan, trial_octaves
 
 M = TypeVar("M", bound=nn.Module)
@@ -42,7 +43,7 @@ def octavize(model: M, alpha: float, plan: Plan | None = None) -> M:
     try:
         for name, module in model.named_modules():
             _replace(name, module, find_row(rows, name))
-        model.__class__ = _octave_class(type(model))
+        cast(Any, model).__class__ = _octave_class(cast(Any, type(model)))
         network = cast(OctaveNetwork, model)
         network.octave_plan = rows
         network.octave_layers = tuple(n for n, m in model.named_modules() if type(m) in OCTAVE_OF.values())
@@ -91,7 +92,7 @@ def _replace(name: str, module: nn.Module, row: Row | None) -> None:
         return
     module.__class__ = OCTAVE_OF[plain]
     if hasattr(module, "name"):
-        module.name = name
+        cast(Any, module).name = name
     if row and isinstance(module, OctConv2d):
         if plain is Conv2dSame:
             module.padding = "same"
@@ -103,13 +104,14 @@ def _replace(name: str, module: nn.Module, row: Row | None) -> None:
 class OctaveNetwork(nn.Module):
     """What every octavized network is, beside its own class: the pair never leaves it."""
 
+    _plain_class: type[nn.Module]
     octave_plan: tuple[Row, ...]
     octave_layers: tuple[str, ...]  # the leaves that surgery made octave layers
     octave_alpha: float
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         # The class is made at run time; a pickle names the plain one.
-        return _empty, (type(self)._plain_class,), self.__getstate__()
+        return _empty, (self._plain_class,), self.__getstate__()
 
     def __prepare_scriptable__(self) -> Any:
         if self.training:
@@ -136,7 +138,7 @@ class OctaveNetwork(nn.Module):
 class _MergesFeatures(OctaveNetwork):
     def forward_features(self, *args: Any, **kwargs: Any) -> Tensor:
         try:
-            return merge(super().forward_features(*args, **kwargs))
+            return merge(cast(Any, super()).forward_features(*args, **kwargs))
         except OctaveError as error:
             raise self._explain(error) from error
 
@@ -144,7 +146,7 @@ class _MergesFeatures(OctaveNetwork):
 class _MergesIntermediates(OctaveNetwork):
     def forward_intermediates(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            out = super().forward_intermediates(*args, **kwargs)
+            out = cast(Any, super()).forward_intermediates(*args, **kwargs)
         except OctaveError as error:
             raise self._explain(error) from error
         return _merge_all(out)
@@ -156,7 +158,7 @@ class _Checkpoints(OctaveNetwork):
             raise OctaveError(
                 "re-entrant checkpointing loses the gradients of octave networks: timm.layers.set_reentrant_ckpt(False)"
             )
-        return super().set_grad_checkpointing(enable, *args, **kwargs)
+        return cast(Any, super()).set_grad_checkpointing(enable, *args, **kwargs)
 
 
 class _Traced(nn.Module):
@@ -178,12 +180,12 @@ def _merge_all(out: Any) -> Any:
 
 
 @functools.cache
-def _octave_class(plain: type[nn.Module]) -> type[nn.Module]:
+def _octave_class(plain: Any) -> Any:
     """The octave sibling of a network's class, made once."""
     methods = {"forward_features": _MergesFeatures, "forward_intermediates": _MergesIntermediates}
     mixins = [mixin for name, mixin in methods.items() if hasattr(plain, name)]
     mixins += [_Checkpoints] if hasattr(plain, "set_grad_checkpointing") else []
-    bases = (*mixins, *([] if mixins else [OctaveNetwork]), plain)
+    bases: tuple[type, ...] = (*(mixins or [OctaveNetwork]), plain)
     return type(
         f"Oct{plain.__name__}", bases, {"__module__": __name__, "__doc__": plain.__doc__, "_plain_class": plain}
     )
@@ -191,5 +193,5 @@ def _octave_class(plain: type[nn.Module]) -> type[nn.Module]:
 
 def _empty(plain: type[nn.Module]) -> nn.Module:
     """An octave network without its state, for pickle and deepcopy."""
-    sibling = _octave_class(plain)
+    sibling = _octave_class(cast(Any, plain))
     return sibling.__new__(sibling)

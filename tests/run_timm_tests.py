@@ -53,7 +53,17 @@ def pytest_collection_modifyitems(config, items):
 '''
 SETTINGS = "[pytest]\nfilterwarnings = ignore\nmarkers =\n" + "".join(
     f"    {name}: timm's\n"
-    for name in "base forward backward cfg cfg_nonstd torchscript features fxforward fxbackward".split()
+    for name in [
+        "base",
+        "forward",
+        "backward",
+        "cfg",
+        "cfg_nonstd",
+        "torchscript",
+        "features",
+        "fxforward",
+        "fxbackward",
+    ]
 )
 
 

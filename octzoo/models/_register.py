@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
@@ -43,7 +43,7 @@ class Network:
 def register(module: str, networks: Mapping[str, Network]) -> None:
     """Register every network of a family's module (its ``__name__``) with timm."""
     home = sys.modules[module]
-    cfgs: dict[str, dict[str, Any]] = {}
+    cfgs: dict[str, Any] = {}
     for name, network in networks.items():
         cfgs[name] = dict(network.cfg)
         cfgs |= {f"{name}_a0.{_digits(alpha)}": dict(network.cfg) for alpha in network.alphas}
@@ -100,20 +100,23 @@ def _build(name: str, network: Network, pretrained: bool, alpha: float, **kwargs
 
     if pretrained and not _has_weights(kwargs):
         raise RuntimeError(
-            f"{name.removesuffix('_a0')} has no published weights for alpha {alpha:g} yet: use pretrained=False, or give "
-            "a file with pretrained_cfg_overlay=dict(file=...)"
+            f"{name.removesuffix('_a0')} has no published weights for alpha {alpha:g} yet: use pretrained=False, or "
+            "give a file with pretrained_cfg_overlay=dict(file=...)"
         )
     features = dict(out_indices=tuple(range(network.levels)), feature_cls="getter")  # others would return half a pair
     model = build_model_with_cfg(octave, name, pretrained, feature_cfg=features, **kwargs)
-    model._model_args = {**getattr(model, "_model_args", {}), "alpha": alpha}  # what timm writes to config.json
+    cast(Any, model)._model_args = {
+        **getattr(model, "_model_args", {}),
+        "alpha": alpha,
+    }  # timm writes it to config.json
     return model
 
 
 def _has_weights(kwargs: Mapping[str, Any]) -> bool:
     """Whether the caller brought weights: our own names have none yet."""
     sources = ("url", "file", "state_dict", "hf_hub_id")
-    cfgs = [kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay")]
-    cfgs = [cfg if isinstance(cfg, Mapping) else getattr(cfg, "__dict__", {}) for cfg in cfgs]
+    given = [kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay")]
+    cfgs = [cfg if isinstance(cfg, Mapping) else getattr(cfg, "__dict__", {}) for cfg in given]
     return any(cfg.get(source) for cfg in cfgs for source in sources)
 
 

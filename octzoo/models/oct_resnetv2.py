@@ -1,13 +1,13 @@
-"""The paper's ResNets: pre-activation, as the authors trained them. With CIFAR and basic-block sizes of the same class.
+"""The paper's ResNets: pre-activation, as the authors trained them. And CIFAR and basic-block sizes of the same class.
 
-Chen et al. 2019, table 2 and the code they released (``utils/symbol``). They differ from timm's ``resnetv2`` in the stem
-(batch norm and ReLU before the max pool) and in the shortcuts (a batch norm and ReLU of their own).
+Chen et al. 2019, table 2 and the code they released (``utils/symbol``). They differ from timm's ``resnetv2`` in the
+stem (batch norm and ReLU before the max pool) and in the shortcuts (a batch norm and ReLU of their own).
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from timm.layers import BatchNormAct2d, ClassifierHead, DropPath, SEModule, calculate_drop_path_rates, get_device_dtype
@@ -43,12 +43,12 @@ class Sizes(NamedTuple):
 
 
 class PreActBlock(nn.Module):
-    """x + conv(norm(...)): every convolution has its batch norm and ReLU in front, [B, C_in, H, W] -> [B, C_out, ...]."""
+    """x + conv(norm(...)), every convolution behind a batch norm and ReLU: [B, in_chs, H, W] -> [B, out_chs, ...]."""
 
     def __init__(self, in_chs: int, out_chs: int, stride: int, drop_path: float, sizes: Sizes, **dd: Any):
         super().__init__()
-        norm = partial(BatchNormAct2d, eps=sizes.eps, momentum=sizes.momentum, **dd)
-        conv = partial(nn.Conv2d, bias=False, **dd)
+        norm: Any = partial(BatchNormAct2d, eps=sizes.eps, momentum=sizes.momentum, **dd)
+        conv: Any = partial(nn.Conv2d, bias=False, **dd)
         mid = out_chs // 4 * sizes.middle
         if sizes.bottleneck:
             layers = [conv(in_chs, mid, 1), conv(mid, mid, 3, stride, 1, groups=sizes.groups), conv(mid, out_chs, 1)]
@@ -98,24 +98,26 @@ class PreActResNet(nn.Module):
         dtype: torch.dtype | None = None,
     ):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd: dict[str, Any] = dict(device=device, dtype=dtype)
         self.num_classes, self.in_chans, self.drop_rate = num_classes, in_chans, drop_rate
-        norm = partial(BatchNormAct2d, eps=sizes.eps, momentum=sizes.momentum, **dd)
+        norm: Any = partial(BatchNormAct2d, eps=sizes.eps, momentum=sizes.momentum, **dd)
         width = sizes.widths[0] if sizes.small_stem else 64
-        self.feature_info = []
+        self.feature_info: Any = []
         if sizes.small_stem:
             self.stem = nn.Sequential()
             self.stem.add_module("conv", nn.Conv2d(in_chans, width, 3, 1, 1, bias=False, **dd))
-            self.pool, reduction = nn.Identity(), 1
+            self.pool: nn.Module = nn.Identity()
+            reduction = 1
         else:
             self.stem = nn.Sequential()
             self.stem.add_module("conv", nn.Conv2d(in_chans, width, 7, 2, 3, bias=False, **dd))
             self.stem.add_module("norm", norm(width))
-            self.pool, reduction = nn.MaxPool2d(3, 2, 1), 4
+            self.pool = nn.MaxPool2d(3, 2, 1)
+            reduction = 4
             self.feature_info = [dict(num_chs=width, reduction=2, module="stem")]
 
         self.stages = nn.Sequential()
-        rates = calculate_drop_path_rates(drop_path_rate, list(sizes.depths), stagewise=True)
+        rates: Any = calculate_drop_path_rates(drop_path_rate, list(sizes.depths), stagewise=True)
         for i, (depth, out_chs) in enumerate(zip(sizes.depths, sizes.widths)):
             strides = [2 if i else 1] + [1] * (depth - 1)
             blocks = []
@@ -125,7 +127,7 @@ class PreActResNet(nn.Module):
             self.stages.append(Stage(*blocks))
             reduction *= strides[0]
             self.feature_info.append(dict(num_chs=width, reduction=reduction, module=f"stages.{i}"))
-        self.norm = norm(width)
+        self.norm: nn.Module = norm(width)
         self.num_features = self.head_hidden_size = width
         self.head = ClassifierHead(width, num_classes, pool_type=global_pool, drop_rate=drop_rate, **dd)
         self.init_weights()
@@ -206,7 +208,7 @@ class PreActResNet(nn.Module):
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         for stage in self.stages:
-            stage.grad_checkpointing = enable
+            cast(Any, stage).grad_checkpointing = enable
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         blocks = r"^stages\.(\d+)" if coarse else [(r"^stages\.(\d+)\.(\d+)", None), (r"^norm", (99999,))]
@@ -214,7 +216,7 @@ class PreActResNet(nn.Module):
 
 
 # The authors' evaluation: (x - [124, 117, 104]) * 0.0167 on pixels of 0 to 255, shorter side 256, bicubic.
-_PAPER = dict(
+_PAPER: dict[str, Any] = dict(
     input_size=(3, 224, 224),
     pool_size=(7, 7),
     crop_pct=0.875,
@@ -224,7 +226,7 @@ _PAPER = dict(
     first_conv="stem.conv",
     classifier="head.fc",
 )
-_CIFAR = dict(
+_CIFAR: dict[str, Any] = dict(
     input_size=(3, 32, 32),
     pool_size=(8, 8),
     num_classes=10,
@@ -235,8 +237,8 @@ _CIFAR = dict(
     first_conv="stem.conv",
     classifier="head.fc",
 )
-_BASIC = dict(widths=(64, 128, 256, 512), bottleneck=False)
-_SMALL = dict(widths=(16, 32, 64), bottleneck=False, small_stem=True, eps=1e-5, momentum=0.1)
+_BASIC: dict[str, Any] = dict(widths=(64, 128, 256, 512), bottleneck=False)
+_SMALL: dict[str, Any] = dict(widths=(16, 32, 64), bottleneck=False, small_stem=True, eps=1e-5, momentum=0.1)
 
 register(
     __name__,
