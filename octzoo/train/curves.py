@@ -26,12 +26,8 @@ def draw_curves(metrics: dict[str, Series], title: str, path: Path) -> None:
     figure.suptitle(title)
     loss, top1 = figure.subplots(1, 2)
     _panel(loss, metrics, {"train/loss": "training", "val/loss": "validation"}, "loss (cross-entropy)")
-    _panel(
-        top1,
-        {k: [(e, 100 * v) for e, v in s] for k, s in metrics.items()},
-        {"val/top1": "validation"},
-        "validation top-1 (%)",
-    )
+    percent = {"val/top1": [(epoch, 100 * value) for epoch, value in metrics.get("val/top1", [])]}
+    _panel(top1, percent, {"val/top1": "validation"}, "validation top-1 (%)")
     figure.savefig(path, dpi=120)
 
 

@@ -1,0 +1,151 @@
+"""Where pictures come from: a source is a row of `SOURCES`, a function that opens one split and says its class names.
+
+timm's data sets read the files.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+from timm.data import create_dataset
+from torch.utils.data import Dataset
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".ppm", ".tif", ".tiff")
+VALIDATION_FOLDERS = ("validation", "val", "valid", "eval")
+
+
+class SettingError(ValueError):
+    """A setting that cannot work. The message names the setting, what was found, and the remedy."""
+
+
+class LabelledPictures(Protocol):
+    """A map-style data set: item i is (PIL picture, class index)."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]: ...
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """One split of a data set.
+
+    dataset: opens the pictures
+    class_names: the name of each class index
+    targets: gives the class index of every item without opening a picture
+    """
+
+    dataset: LabelledPictures
+    class_names: list[str]
+    targets: Callable[[], Sequence[int]]
+
+
+class Digits(Dataset):
+    """scikit-learn's 1,797 handwritten digits, 8x8 grey levels 0..16, as pictures."""
+
+    def __init__(self) -> None:
+        from sklearn.datasets import load_digits
+
+        bunch = load_digits()
+        self.images = (bunch.images * (255 / 16)).round().astype(np.uint8)  # [1797, 8, 8]
+        self.targets = bunch.target.tolist()
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return Image.fromarray(self.images[index]), self.targets[index]
+
+
+def digits(name: str, root: str | None, split: str, download: bool) -> Pictures | None:
+    """The digits come with scikit-learn; they have one split."""
+    if split != "train":
+        return None
+    dataset = Digits()
+    return Pictures(dataset, [str(d) for d in range(10)], lambda: dataset.targets)
+
+
+def folder(name: str, root: str | None, split: str, download: bool) -> Pictures | None:
+    """root/<split>/<class>/picture, or root/<class>/picture for a root without a training folder."""
+    base = _existing(root)
+    names = {"train": ("train", "training"), "validation": VALIDATION_FOLDERS}.get(split, (split,))
+    place = next((base / n for n in names if (base / n).is_dir()), base if split == "train" else None)
+    if place is None:
+        return None
+    for child in sorted(p for p in place.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        if not any(p.suffix.lower() in PICTURE_SUFFIXES for p in child.rglob("*")):
+            raise SettingError(f"data.root: class folder {child} holds no pictures ({', '.join(PICTURE_SUFFIXES)})")
+    if not any(p.suffix.lower() in PICTURE_SUFFIXES for p in place.glob("*/**/*")):
+        raise SettingError(f"data.root: no class folders with pictures in {place}; expected {place}/<class>/<picture>")
+    dataset = create_dataset("", root=str(place), search_split=False, input_key=";".join(PICTURE_SUFFIXES))
+    return Pictures(dataset, _by_index(dataset.reader.class_to_idx), lambda: [t for _, t in dataset.reader.samples])
+
+
+def torchvision_set(name: str, root: str | None, split: str, download: bool) -> Pictures | None:
+    """A torchvision data set by timm's name for it: torch/cifar10 ... Every split but train is its test set."""
+    if root is None:
+        raise SettingError("data.root: say where the torchvision set is, or is to be downloaded to")
+    try:
+        dataset = create_dataset(f"torch/{name}", root=root, split=split, download=download)
+    except AssertionError as problem:
+        raise SettingError(f"data.source: {problem}") from problem
+    except RuntimeError as problem:
+        raise SettingError(f"data.root: {problem} in {root} (here: --data.download true)") from problem
+    return Pictures(dataset, list(dataset.classes), lambda: [int(t) for t in dataset.targets])
+
+
+def hugging_face(name: str, root: str | None, split: str, download: bool) -> Pictures | None:
+    """A local folder that `datasets.load_dataset` reads, such as parquet files with an image and a label column."""
+    try:
+        import datasets
+    except ImportError as problem:
+        raise SettingError("data.source: hfds needs the `datasets` package: pip install 'octzoo[data]'") from problem
+
+    base = str(_existing(root))
+    if split not in datasets.get_dataset_split_names(base):
+        return None
+    features = datasets.load_dataset(base, split=split).features
+    image = next((k for k, f in features.items() if isinstance(f, datasets.Image)), None)
+    label = next((k for k, f in features.items() if isinstance(f, datasets.ClassLabel)), None)
+    if image is None or label is None:
+        raise SettingError(f"data.root: {base} needs an Image and a ClassLabel column, it has {dict(features)}")
+    dataset = create_dataset(f"hfds/{base}", split=split, input_key=image, target_key=label)
+    return Pictures(dataset, _by_index(dataset.reader.class_to_idx), lambda: dataset.reader.dataset[label])
+
+
+SOURCES: dict[str, Callable[[str, str | None, str, bool], Pictures | None]] = {
+    "digits": digits,
+    "folder": folder,
+    "torch": torchvision_set,
+    "hfds": hugging_face,
+}
+
+
+def open_split(source: str, root: str | None, split: str, download: bool = False) -> Pictures | None:
+    """Opens one split of `source` ("row" or "row/name"); None where the data set has no such split.
+
+    Raises:
+        SettingError: the source, its root or its contents are not what is needed.
+    """
+    row, _, name = source.partition("/")
+    if row not in SOURCES:
+        near = get_close_matches(row, SOURCES, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(SOURCES)}"
+        raise SettingError(f"data.source: no source '{row}'; {hint}")
+    return SOURCES[row](name, root, split, download)
+
+
+def _existing(root: str | None) -> Path:
+    if root is None:
+        raise SettingError("data.root: say where the pictures are")
+    if not Path(root).is_dir():
+        raise SettingError(f"data.root: no such folder: {root}")
+    return Path(root)
+
+
+def _by_index(class_to_idx: dict[str, int]) -> list[str]:
+    return sorted(class_to_idx, key=class_to_idx.__getitem__)
