@@ -422,9 +422,9 @@ def test_octave_classes_need_no_attribute_that_plain_ones_lack():
     from timm.layers import Conv2dSame
 
     made[Conv2dSame] = (8, 8, 1)
-    assert set(made) == set(OCTAVE_OF)
-    for plain, args in made.items():
-        module = plain(*args)
+    assert set(made) <= set(OCTAVE_OF)
+    for plain in OCTAVE_OF:
+        module = plain(*made.get(plain, ()))
         x = torch.randn(2, 8, 6, 6)
         expected = copy.deepcopy(module)(x)
         module.__class__ = OCTAVE_OF[plain]
