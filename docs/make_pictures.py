@@ -36,8 +36,8 @@ def octave_conv() -> None:
         paths.text(x + 1, 0.25, "H/2 x W/2", ha="center", va="center", fontsize=10)
     arrows = (
         ((2.1, 4.4), (6.9, 4.4), "conv W_hh", (4.5, 4.6), 0),
-        ((2.1, 3.7), (7.4, 1.4), "pool, conv W_hl", (5.9, 2.65), -31),
-        ((1.6, 1.3), (6.9, 3.7), "conv W_lh, upsample", (3.3, 2.5), 31),
+        ((2.1, 3.7), (7.4, 1.4), "pool, conv W_hl", (6.1, 2.2), -23.5),
+        ((1.6, 1.3), (6.9, 3.7), "conv W_lh, upsample", (3.0, 2.2), 24.4),
         ((1.6, 0.9), (7.4, 0.9), "conv W_ll", (4.5, 0.55), 0),
     )
     for start, end, text, at, angle in arrows:

@@ -265,18 +265,18 @@ OCTAVE_OF: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
-def sync_batchnorm(model: nn.Module) -> nn.Module:
-    """Make every batch norm, octave or plain, take its statistics over all processes; in place.
+def sync_batchnorm(model: nn.Module, sync: bool = True) -> nn.Module:
+    """Make every batch norm, octave or plain, take its statistics over all processes; in place. False undoes it.
 
     Use it instead of torch's and timm's converters, which put a plain norm where an octave one was. Works on the CPU
     (gloo) too. Outside ``torch.distributed``, or with one process, nothing changes in what is computed.
     """
     for name, module in model.named_modules():
         if isinstance(module, _BatchNorm):
-            module.sync = True
+            module.sync = sync
         elif isinstance(module, nn.modules.batchnorm._BatchNorm) and type(module) in OCTAVE_OF:
             cast(Any, module).__class__ = OCTAVE_OF[type(module)]
-            cast(Any, module).sync = True
+            cast(Any, module).sync = sync
         elif isinstance(module, nn.modules.batchnorm._BatchNorm):
             raise OctaveError(f"{name}: sync_batchnorm has no synchronised form of {type(module).__name__}")
     return model

@@ -344,9 +344,10 @@ class TestFineTuning:
 
 
 @pytest.mark.slow
-def test_two_processes_share_one_run_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sync", ["false", "true"])
+def test_two_processes_share_one_run_folder(tmp_path: Path, sync: str) -> None:
     two = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.max_epochs", "1")
-    done = octzoo("fit", "--config", DIGITS, *two, folder=tmp_path)
+    done = octzoo("fit", "--config", DIGITS, *two, "--trainer.sync_batchnorm", sync, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert [path.name for path in (tmp_path / "runs" / "digits").iterdir()] == ["0"]
     assert done.stdout.count("run folder") == 1

@@ -19,6 +19,7 @@ from octzoo.train.curves import draw_curves, read_metrics
 from octzoo.train.parser import Parser
 from octzoo.train.predict import PredictionWriter
 from octzoo.train.runs import find_checkpoint, new_run_folder, run_name
+from octzoo.train.sync import OctaveSync
 from octzoo.train.task import ClassificationTask
 
 # what the data find out for the model: neither a flag nor a YAML may say otherwise
@@ -126,6 +127,8 @@ class OctzooCLI(LightningCLI):
         if settings.trainer.enable_progress_bar is None and not sys.stdout.isatty():
             kwargs["enable_progress_bar"] = False
             callbacks.append(EpochLines())
+        if settings.trainer.sync_batchnorm:
+            kwargs |= {"sync_batchnorm": False, "plugins": [*as_list(settings.trainer.plugins), OctaveSync()]}
         if self.subcommand != "fit":
             kwargs["enable_checkpointing"] = False
         if settings.trainer.fast_dev_run:
