@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from octzoo.geometry import OctaveError
 from octzoo.layers import OCTAVE_OF
 from octzoo.octave import RULES, Octave, low_channels
-from octzoo.plan import _hooked, trial_run
+from octzoo.plan import hooked, trial_run
 
 _numbers = partial(torch.arange, device="cpu")  # whatever device a caller has made the default
 ChannelOrder = dict[str, tuple[Tensor | None, Tensor | None]]
@@ -43,7 +43,7 @@ def channel_order(model: nn.Module) -> ChannelOrder:
         OctaveError: no order suits a layer and what it shares its channels with; the text names the layer.
     """
     flow = _Flow()
-    with _hooked(model, flow.enter, flow.leave), flow:
+    with hooked(model, flow.enter, flow.leave), flow:
         trial_run(model)
     flow.check()
     state = model.state_dict()

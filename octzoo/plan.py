@@ -119,7 +119,7 @@ class Trace:
         self.vectors: set[str] = set()
         self.pieces: dict[str, int] = {}
         self._channels: dict[int, str] = {}  # channel count -> the last convolution that gave so many
-        with _hooked(model, self._enter, self._leave), _SplitWatch(self):
+        with hooked(model, self._enter, self._leave), _SplitWatch(self):
             trial_run(model)
 
     def _enter(self, name: str, module: nn.Module, x: Any) -> None:
@@ -179,7 +179,7 @@ def trial_run(model: nn.Module) -> Any:
 
 
 @contextmanager
-def _hooked(model: nn.Module, enter: Callable, leave: Callable) -> Iterator[None]:
+def hooked(model: nn.Module, enter: Callable, leave: Callable) -> Iterator[None]:
     """Call ``enter(name, module, input)`` and ``leave(name, module, output)`` around every module inside ``model``."""
     handles = []
     for name, module in model.named_modules():
@@ -204,7 +204,7 @@ def trial_octaves(model: nn.Module) -> None:
     def leave(name: str, module: nn.Module, y: Any) -> None:
         inside.remove(name)
 
-    with _hooked(model, enter, leave):
+    with hooked(model, enter, leave):
         try:
             out = trial_run(model)
         except Exception as error:
