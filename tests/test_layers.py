@@ -444,6 +444,8 @@ def test_sync_batchnorm_without_processes_changes_nothing():
         assert_close(synced.train(training)(x), plain.train(training)(x))
     assert_close(synced.state_dict(), plain.state_dict())
     assert isinstance(synced(drop(x, 2)), Octave)
+    sync_batchnorm(synced, False)
+    assert not any(m.sync for m in synced)
 
 
 def test_sync_batchnorm_refuses_what_it_cannot_do_and_changes_nothing():
