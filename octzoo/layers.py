@@ -32,7 +32,8 @@ class OctConv2d(nn.Conv2d):
         alpha: the low share of the output's channels, 0 to 1.
         multiple: the low channels are rounded down to a multiple of this, for networks that split them.
         stride_mode: "pool" (the authors') or "conv" (as plain weights expect), see ``octave_conv2d``.
-        h2l, l2h: False switches an exchange path off (the paper's Table 3).
+        h2l: False switches the path from high to low off (the paper's Table 3).
+        l2h: False switches the path from low to high off.
 
     All other arguments are those of ``nn.Conv2d``. Raises OctaveError for a stride above 2, groups that do not divide
     both parts, and a geometry that pooling does not keep.

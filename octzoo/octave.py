@@ -179,11 +179,15 @@ def octave_conv2d(
             With G groups all four paths have G groups. Depthwise (groups = C_in) has no exchange.
         bias: [C_out], added once an output part.
         stride: 1 or 2.
-        padding, dilation, groups, padding_mode: as in ``nn.Conv2d``; "same" goes with stride 2 as well (as TensorFlow).
+        padding: as in ``nn.Conv2d``; "same" goes with stride 2 as well (as in TensorFlow).
+        dilation: as in ``nn.Conv2d``.
+        groups: as in ``nn.Conv2d``.
         low_out: the low channels of the output, 0 to C_out.
         stride_mode: what stride 2 does. "pool", the authors' way: the inputs are pooled, then convolved at stride 1.
             "conv": each part is strided (Table 3), as plain weights expect.
-        h2l, l2h: False switches an exchange path off (Table 3).
+        padding_mode: as in ``nn.Conv2d``.
+        h2l: False switches the path from high to low off (Table 3).
+        l2h: False switches the path from low to high off (Table 3).
 
     Returns:
         A Tensor if ``low_out`` is 0, else an Octave, of the size the plain convolution gives.

@@ -1,4 +1,4 @@
-"""What the README and the docs say is so: their Python runs, their tables are the counts, their links lead somewhere."""
+"""What README and docs say is so: their Python runs, their tables are the counts, their links lead somewhere."""
 
 import re
 import subprocess
