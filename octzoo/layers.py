@@ -71,6 +71,8 @@ class OctConv2d(nn.Conv2d):
         try:
             if not 0 <= self.alpha <= 1:
                 raise OctaveError(f"alpha={self.alpha} is not between 0 and 1")
+            if self.stride_mode not in ("pool", "conv"):
+                raise OctaveError(f"stride_mode={self.stride_mode!r} is neither 'pool' nor 'conv'")
             check_groups(self.groups, self.in_channels, self.out_channels, self.low_out)
             padding = self.padding if isinstance(self.padding, str) else pair(self.padding)
             kernel, stride, dilation = pair(self.kernel_size), pair(self.stride), pair(self.dilation)
@@ -252,6 +254,22 @@ class OctBlurPool2d(BlurPool2d):
         return x.map(blur)
 
 
+@register_notrace_module
+class OctHardswish(nn.Hardswish):
+    """The compiler asks no value about ``F.hardswish``, so the parts are taken here."""
+
+    def forward(self, x: Tensor | Octave) -> Tensor | Octave:  # type: ignore[override]
+        return x.map(super().forward) if isinstance(x, Octave) else super().forward(x)
+
+
+@register_notrace_module
+class OctHardsigmoid(nn.Hardsigmoid):
+    """As ``OctHardswish``."""
+
+    def forward(self, x: Tensor | Octave) -> Tensor | Octave:  # type: ignore[override]
+        return x.map(super().forward) if isinstance(x, Octave) else super().forward(x)
+
+
 # What each plain leaf becomes. The octave class needs no attribute that the plain one does not have.
 OCTAVE_OF: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv2d: OctConv2d,
@@ -263,6 +281,8 @@ OCTAVE_OF: dict[type[nn.Module], type[nn.Module]] = {
     GroupNorm1: OctGroupNorm,
     LayerNorm2d: OctLayerNorm2d,
     BlurPool2d: OctBlurPool2d,
+    nn.Hardswish: OctHardswish,
+    nn.Hardsigmoid: OctHardsigmoid,
 }
 
 
@@ -272,12 +292,11 @@ def sync_batchnorm(model: nn.Module, sync: bool = True) -> nn.Module:
     Use it instead of torch's and timm's converters, which put a plain norm where an octave one was. Works on the CPU
     (gloo) too. Outside ``torch.distributed``, or with one process, nothing changes in what is computed.
     """
-    for name, module in model.named_modules():
-        if isinstance(module, _BatchNorm):
-            module.sync = sync
-        elif isinstance(module, nn.modules.batchnorm._BatchNorm) and type(module) in OCTAVE_OF:
-            cast(Any, module).__class__ = OCTAVE_OF[type(module)]
-            cast(Any, module).sync = sync
-        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+    norms = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    for name, module in norms:
+        if not isinstance(module, _BatchNorm) and type(module) not in OCTAVE_OF:
             raise OctaveError(f"{name}: sync_batchnorm has no synchronised form of {type(module).__name__}")
+    for _, module in norms:
+        cast(Any, module).__class__ = OCTAVE_OF.get(type(module), type(module))
+        cast(Any, module).sync = sync
     return model

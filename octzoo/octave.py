@@ -46,6 +46,8 @@ class Octave:
 
     @classmethod
     def __torch_function__(cls, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func in (Tensor.__rsub__, Tensor.__rtruediv__):  # the compiler does not find these in a dict
+            return RULES[torch.sub if func is Tensor.__rsub__ else torch.div](*reversed(args))
         rule = RULES.get(func)
         if rule is None:
             raise OctaveError(no_rule(func, args))
@@ -241,8 +243,10 @@ def octave_conv2d(
         return y
 
     y_low = total(to_low, slice(high_out, None), half) if low_out else None
-    y_high = total(to_high, slice(0, high_out), size) if high_out else x.new_empty((x.shape[0], 0, *size))
-    return y_high if y_low is None else Octave(y_high, y_low)
+    if y_low is None:
+        return total(to_high, slice(0, high_out), size)
+    empty = y_low.new_empty((x.shape[0], 0, *size))
+    return Octave(total(to_high, slice(0, high_out), size) if high_out else empty, y_low)
 
 
 def _check(g: Geometry, x: Tensor | Octave, weight: Tensor, groups: int, low_out: int, stride_mode: str) -> None:

@@ -8,11 +8,13 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal, NamedTuple
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from octzoo.geometry import OctaveError, StrideMode
 from octzoo.layers import OCTAVE_OF
+from octzoo.octave import Octave
 
 Kind = Literal["octave", "zero", "plain"]
 
@@ -42,6 +44,8 @@ def read_plan(plan: Plan) -> tuple[Row, ...]:
     for row in rows:
         if row.kind not in ("octave", "zero", "plain"):
             raise OctaveError(f"plan row {row.pattern!r}: kind {row.kind!r} is not 'octave', 'zero' or 'plain'")
+        if row.stride_mode not in (None, "pool", "conv"):
+            raise OctaveError(f"plan row {row.pattern!r}: stride_mode={row.stride_mode!r} is neither 'pool' nor 'conv'")
         if not isinstance(row.multiple, int) or row.multiple < 1:
             raise OctaveError(f"plan row {row.pattern!r}: multiple={row.multiple!r} is not a whole number from 1")
     return rows
@@ -168,6 +172,8 @@ def trial_run(model: nn.Module) -> Any:
         raise OctaveError(f"{type(model).__name__} has no convolution")
     x = torch.zeros(2, first.in_channels, *size[1:], device="meta", dtype=first.weight.dtype)
     state = {name: t.detach().to("meta") for name, t in [*model.named_parameters(), *model.named_buffers()]}
+    counts = {n: b for n, b in model.named_buffers() if not (b.ndim or b.is_floating_point())}
+    state |= {n: torch.zeros((), dtype=b.dtype) for n, b in counts.items()}  # batch norm may read its count of batches
     flags = [(module, module.training) for module in model.modules()]
     model.train()
     try:
@@ -210,8 +216,9 @@ def trial_octaves(model: nn.Module) -> None:
         except Exception as error:
             where = f"{inside[-1]}: " if inside and not str(error).startswith(inside[-1]) else ""
             raise OctaveError(f"{where}{error}") from error
-    if not isinstance(out, Tensor):
-        raise OctaveError(f"{type(model).__name__} ends in {out}: end it with a plain layer or one of alpha 0")
+    ends = pytree.tree_leaves(out, is_leaf=lambda y: isinstance(y, Octave))
+    for octave in (y for y in ends if isinstance(y, Octave)):
+        raise OctaveError(f"{type(model).__name__} ends in {octave}: end it with a plain layer or one of alpha 0")
 
 
 def _patterns(names: Iterable[str], others: Iterable[str]) -> list[str]:

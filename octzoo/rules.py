@@ -6,6 +6,7 @@ space give an ordinary vector of all channels, pooling works where it keeps the 
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from octzoo.geometry import OctaveError, pair
-from octzoo.octave import RULES, Octave, describe, drop
+from octzoo.octave import RULES, Octave, describe, drop, no_rule
 
 
 def _rule(*functions: Callable) -> Callable:
@@ -28,9 +29,10 @@ def _rule(*functions: Callable) -> Callable:
     return enter
 
 
-def _map(func: Callable) -> None:
-    """Enter ``func`` as one that works on each part by itself; in-place ones change the parts."""
-    RULES[func] = lambda x, *args, **kwargs: x.map(func, *args, **kwargs)
+def _map(func: Callable, empty: bool = False) -> None:
+    """Enter ``func`` as one that works on each part by itself, ``empty`` ones too; in-place ones change them."""
+    both = lambda x, *args, **kwargs: Octave(func(x.high, *args, **kwargs), func(x.low, *args, **kwargs))  # noqa: E731
+    RULES[func] = both if empty else lambda x, *args, **kwargs: x.map(func, *args, **kwargs)
 
 
 _MAPS = (
@@ -45,8 +47,8 @@ for _name in _MAPS.split():
     for _space in (torch, Tensor):
         if hasattr(_space, _name):
             _map(getattr(_space, _name))
-for _name in _TENSOR_MAPS.split():
-    _map(getattr(Tensor, _name))
+for _name in _TENSOR_MAPS.split():  # an empty part as well: it has a precision and a device too
+    _map(getattr(Tensor, _name), empty=True)
 for _name in _FUNCTIONAL_MAPS.split():
     _map(getattr(F, _name))
 
@@ -56,6 +58,8 @@ def _binary(func: Callable, *spellings: Callable, inplace: bool = False, linear:
 
     def rule(a: Any, b: Any, *args: Any, **kwargs: Any) -> Octave:
         octave = a if isinstance(a, Octave) else b
+        if "out" in kwargs:
+            raise OctaveError(no_rule(func, (a, b)))
         pairs = zip(_parts_like(a, octave, func, linear), _parts_like(b, octave, func, linear))
         f = getattr(Tensor, func.__name__ + "_") if inplace and octave is a else func
         return Octave(*(f(*pair, *args, **kwargs) for pair in pairs))
@@ -87,6 +91,18 @@ _binary(torch.mul, torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__, opera
 _binary(torch.mul, Tensor.mul_, Tensor.__imul__, operator.imul, inplace=True)
 _binary(torch.div, torch.div, Tensor.div, Tensor.__truediv__, operator.truediv)
 _binary(torch.div, Tensor.div_, Tensor.__itruediv__, operator.itruediv, inplace=True)
+
+
+@_rule(Tensor.__rsub__)
+def _rsub(x: Any, y: Any) -> Octave:
+    """y - x, as x is asked for it."""
+    return RULES[torch.sub](y, x)
+
+
+@_rule(Tensor.__rtruediv__)
+def _rtruediv(x: Any, y: Any) -> Octave:
+    """y / x, as ``_rsub``."""
+    return RULES[torch.div](y, x)
 
 
 @_rule(torch.cat, torch.concat)
@@ -169,43 +185,69 @@ def _check_global(x: Octave, output_size: Any, name: str) -> None:
 
 
 @_rule(F.max_pool2d)
-def _max_pool2d(x: Octave, kernel_size: Any, stride: Any = None, padding: Any = 0, *args: Any, **kwargs: Any) -> Octave:
-    stride = kernel_size if stride is None else stride
-    return _window(x, F.max_pool2d, kernel_size, stride, padding, *args, **kwargs)
+def _max_pool2d(
+    x: Octave,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Octave:
+    if pair(dilation) != (1, 1) or return_indices:
+        raise OctaveError(f"max_pool2d of {x} with dilation or indices: merge(x) before it")
+
+    pool = functools.partial(F.max_pool2d, ceil_mode=ceil_mode)
+    return _window(x, "max_pool2d", pool, kernel_size, stride or kernel_size, padding, ceil_mode)
 
 
 @_rule(F.avg_pool2d)
-def _avg_pool2d(x: Octave, kernel_size: Any, stride: Any = None, padding: Any = 0, *args: Any, **kwargs: Any) -> Octave:
-    stride = kernel_size if stride is None else stride
-    return _window(x, F.avg_pool2d, kernel_size, stride, padding, *args, **kwargs)
+def _avg_pool2d(
+    x: Octave,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Octave:
+    options: dict[str, Any] = {"count_include_pad": count_include_pad, "divisor_override": divisor_override}
+    pool = functools.partial(F.avg_pool2d, ceil_mode=ceil_mode, **options)
+    return _window(x, "avg_pool2d", pool, kernel_size, stride or kernel_size, padding, ceil_mode)
 
 
-def _window(x: Octave, f: Callable, kernel: Any, stride: Any, padding: Any, *args: Any, **kwargs: Any) -> Octave:
+def _window(x: Octave, name: str, f: Callable, kernel: Any, stride: Any, padding: Any, ceil_mode: bool) -> Octave:
     """Pool both parts with the same window; the low one's edge is repeated where it would come out too small."""
     (k, m), (s, t), (p, q) = pair(kernel), pair(stride), pair(padding)
     if not (s == t and s in (1, 2) and all(0 <= a - 1 - 2 * b <= 2 * (s - 1) for a, b in ((k, p), (m, q)))):
         raise OctaveError(
-            f"{f.__name__} with kernel {kernel}, stride {stride}, padding {padding} does not keep the sizes of both "
+            f"{name} with kernel {kernel}, stride {stride}, padding {padding} does not keep the sizes of both "
             f"parts of {x}: merge(x) before it, or leave the layers that feed it plain"
         )
     if not x.high.shape[1]:  # an empty part still has to tell the size
-        probe = f(x.low.new_zeros(1, 1, *x.high.shape[-2:]), kernel, stride, padding, *args, **kwargs)
+        probe = f(x.low.new_zeros(1, 1, *x.high.shape[-2:]), kernel, stride, padding)
         high = x.high.new_empty(x.high.shape[0], 0, *probe.shape[-2:])
     else:
-        high = f(x.high, kernel, stride, padding, *args, **kwargs)
+        high = f(x.high, kernel, stride, padding)
     h, w = ((n + 1) // 2 for n in high.shape[-2:])
-    low = f(x.low, kernel, stride, padding, *args, **kwargs)
-    if low.shape[-2] < h or low.shape[-1] < w:
-        edge = (0, int(low.shape[-1] < w), 0, int(low.shape[-2] < h))
-        low = f(F.pad(x.low, edge, "replicate"), kernel, stride, padding, *args, **kwargs)
-    return Octave(high, low[..., :h, :w])
+    rows, columns = _missing(x.low.shape[-2], h, k, s, p, ceil_mode), _missing(x.low.shape[-1], w, m, t, q, ceil_mode)
+    low = F.pad(x.low, (0, columns, 0, rows), "replicate") if rows or columns else x.low
+    return Octave(high, f(low, kernel, stride, padding)[..., :h, :w])
+
+
+def _missing(n: int, size: int, kernel: int, stride: int, padding: int, ceil_mode: bool) -> int:
+    """How many pixels a window needs beyond ``n`` to give ``size``; 0 where it gives it."""
+    given = (n + 2 * padding - kernel + (stride - 1) * ceil_mode) // stride + 1
+    if ceil_mode and (given - 1) * stride >= n + padding:  # a window that starts in the padding is left out
+        given -= 1
+    return max((size - 1) * stride + kernel - 2 * padding - n, 0) if given < size else 0
 
 
 def _method(rule: Callable) -> Callable:
     return lambda self, *args, **kwargs: rule(self, *args, **kwargs)
 
 
-for _function, _entry in list(RULES.items()):  # x.add(y), x + y, x.mean((2, 3)), ... as methods
-    _name = getattr(_function, "__name__", "")
-    if getattr(Tensor, _name, None) is _function and _name not in vars(Octave):
-        setattr(Octave, _name, _method(_entry))
+for _name in dir(Tensor):  # x.add(y), x + y, x.mean((2, 3)), ... as methods
+    _function = getattr(Tensor, _name)
+    if callable(_function) and _function in RULES and _name not in vars(Octave):
+        setattr(Octave, _name, _method(RULES[_function]))

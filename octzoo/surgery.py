@@ -135,6 +135,16 @@ class OctaveNetwork(nn.Module):
         )
 
 
+class _Explains(OctaveNetwork):
+    """A network without ``forward_features``."""
+
+    def forward(self, x: Tensor) -> Any:
+        try:
+            return cast(Any, super()).forward(x)
+        except OctaveError as error:
+            raise self._explain(error) from error
+
+
 class _MergesFeatures(OctaveNetwork):
     def forward_features(self, *args: Any, **kwargs: Any) -> Tensor:
         try:
@@ -184,8 +194,9 @@ def _octave_class(plain: Any) -> Any:
     """The octave sibling of a network's class, made once."""
     methods = {"forward_features": _MergesFeatures, "forward_intermediates": _MergesIntermediates}
     mixins = [mixin for name, mixin in methods.items() if hasattr(plain, name)]
+    mixins += [] if hasattr(plain, "forward_features") else [_Explains]
     mixins += [_Checkpoints] if hasattr(plain, "set_grad_checkpointing") else []
-    bases: tuple[type, ...] = (*(mixins or [OctaveNetwork]), plain)
+    bases: tuple[type, ...] = (*mixins, plain)
     return type(
         f"Oct{plain.__name__}", bases, {"__module__": __name__, "__doc__": plain.__doc__, "_plain_class": plain}
     )

@@ -1,4 +1,8 @@
-"""What every test starts from: two threads at most, the same random numbers."""
+"""What every test starts from: one thread (pytest runs two processes), the same random numbers."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded, and for the processes that tests start
 
 import pytest
 import torch
@@ -6,7 +10,7 @@ from hypothesis import settings
 
 settings.register_profile("octzoo", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("octzoo")
-torch.set_num_threads(min(2, torch.get_num_threads()))
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

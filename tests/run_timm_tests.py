@@ -84,7 +84,7 @@ def main(arguments: list[str]) -> int:
             (work / "test_models.py").write_bytes(source.read())
         (work / "conftest.py").write_text(CONFTEST.format(patterns=patterns, deselected=DESELECTED))
         (work / "pytest.ini").write_text(SETTINGS)
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_models.py", *extra]
+        command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider", "test_models.py", *extra]
         return subprocess.run(command, cwd=work).returncode
 
 
