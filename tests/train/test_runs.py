@@ -73,8 +73,9 @@ def test_curves_are_drawn_also_where_there_is_nothing_to_draw(tmp_path: Path) ->
         assert Image.open(tmp_path / "curves.png").size == (1200, 480)
 
 
-def test_the_environment_says_what_ran_and_where() -> None:
+def test_the_environment_says_what_ran_and_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["octzoo", "fit", "--config", "a b.yaml"])
     said = environment()
     assert said["packages"]["torch"]
     assert said["threads"] >= 1
-    assert said["command"].startswith("octzoo ")
+    assert said["command"] == "octzoo fit --config 'a b.yaml'"
