@@ -1,6 +1,7 @@
 """Layers that store what ``octave.py`` computes with: the plain modules' parameters, names and shapes.
 
-Each takes a Tensor or an Octave. On a Tensor a layer without octave output does exactly what its plain class does.
+Each takes a Tensor or an Octave. On a Tensor the norms, and convolutions of alpha 0, do what their plain classes do;
+but a convolution of stride 2 pools its input first, as the authors' do, unless ``stride_mode`` is "conv".
 """
 
 from __future__ import annotations

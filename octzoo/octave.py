@@ -97,6 +97,7 @@ class Octave:
         return f"Octave(high={list(self.high.shape)}, low={list(self.low.shape)})"
 
 
+torch.serialization.add_safe_globals([Octave])  # a saved torch.export program names it
 # A pytree node: hooks, checkpointing, FSDP2 and torch.export see the two tensors inside.
 torch.export.register_dataclass(Octave, serialized_type_name="octzoo.Octave")
 
@@ -186,7 +187,7 @@ def octave_conv2d(
         groups: as in ``nn.Conv2d``.
         low_out: the low channels of the output, 0 to C_out.
         stride_mode: what stride 2 does. "pool", the authors' way: the inputs are pooled, then convolved at stride 1.
-            "conv": each part is strided (Table 3), as plain weights expect.
+            "conv": each part is strided, as plain weights expect.
         padding_mode: as in ``nn.Conv2d``.
         h2l: False switches the path from high to low off (Table 3).
         l2h: False switches the path from low to high off (Table 3).

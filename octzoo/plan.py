@@ -38,8 +38,8 @@ class Row(NamedTuple):
 Plan = Sequence[Row | tuple]
 
 
-def read_plan(plan: Plan) -> tuple[Row, ...]:
-    """Rows from rows or plain tuples; OctaveError for a row that means nothing."""
+def read_plan(plan: Plan, names: Sequence[str] | None = None) -> tuple[Row, ...]:
+    """Rows from rows or plain tuples; OctaveError for one that means nothing, or would change none of ``names``."""
     rows = tuple(Row(*row) for row in plan)
     for row in rows:
         if row.kind not in ("octave", "zero", "plain"):
@@ -48,6 +48,8 @@ def read_plan(plan: Plan) -> tuple[Row, ...]:
             raise OctaveError(f"plan row {row.pattern!r}: stride_mode={row.stride_mode!r} is neither 'pool' nor 'conv'")
         if not isinstance(row.multiple, int) or row.multiple < 1:
             raise OctaveError(f"plan row {row.pattern!r}: multiple={row.multiple!r} is not a whole number from 1")
+        if row.kind != "plain" and names is not None and not any(fnmatchcase(name, row.pattern) for name in names):
+            raise OctaveError(f"plan row {row.pattern!r} matches no module of the network")
     return rows
 
 
@@ -66,7 +68,13 @@ def default_plan(model: nn.Module) -> tuple[Row, ...]:
 
     Raises OctaveError if the network does not run on pictures of its size, or has fewer than two stages.
     """
-    trace = Trace(model)
+    try:
+        trace = Trace(model)
+    except RuntimeError as error:
+        size = "x".join(map(str, picture_size(model)))
+        raise OctaveError(
+            f"{type(model).__name__} does not run on pictures of {size} (say octavize(..., input_size=)): {error}"
+        ) from error
     start, end = _octave_range(model, trace)
     kinds: dict[str, Kind] = {}
     for i, name in enumerate(trace.leaves):
@@ -161,16 +169,22 @@ class _SplitWatch(TorchFunctionMode):
         return out
 
 
+def picture_size(model: nn.Module) -> tuple[int, int]:
+    """(H, W) of the pictures that a network is for: what octavize was told, else its pretrained_cfg, else 224."""
+    cfg: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
+    size = getattr(model, "octave_input_size", None) or cfg.get("input_size") or (3, 224, 224)
+    return size[1], size[2]
+
+
 def trial_run(model: nn.Module) -> Any:
     """The output of ``model`` in training mode on two pictures of its size, on the meta device.
 
     Costs no memory and no arithmetic and changes nothing: parameters, buffers, random numbers, training flags.
     """
-    size = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224))
     first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
     if first is None:
         raise OctaveError(f"{type(model).__name__} has no convolution")
-    x = torch.zeros(2, first.in_channels, *size[1:], device="meta", dtype=first.weight.dtype)
+    x = torch.zeros(2, first.in_channels, *picture_size(model), device="meta", dtype=first.weight.dtype)
     state = {name: t.detach().to("meta") for name, t in [*model.named_parameters(), *model.named_buffers()]}
     counts = {n: b for n, b in model.named_buffers() if not (b.ndim or b.is_floating_point())}
     state |= {n: torch.zeros((), dtype=b.dtype) for n, b in counts.items()}  # batch norm may read its count of batches

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from octzoo.geometry import OctaveError, pair
 from octzoo.layers import OCTAVE_OF, OctConv2d
 from octzoo.octave import merge
-from octzoo.plan import Plan, Row, default_plan, find_row, read_plan, trial_octaves
+from octzoo.plan import Plan, Row, default_plan, find_row, picture_size, read_plan, trial_octaves
 
 M = TypeVar("M", bound=nn.Module)
 
 torch.fx.wrap("merge")  # a node of its own in a traced graph: what reaches it is known only at run time
 
 
-def octavize(model: M, alpha: float, plan: Plan | None = None) -> M:
+def octavize(model: M, alpha: float, plan: Plan | None = None, input_size: tuple[int, int, int] | None = None) -> M:
     """Turn ``model`` into an octave network, in place.
 
     Args:
@@ -28,6 +28,7 @@ def octavize(model: M, alpha: float, plan: Plan | None = None) -> M:
         plan: rows of (pattern of module names, "octave" | "zero" | "plain"), the first that matches counts (see
             ``octzoo.plan.Row``). Convolutions that none matches stay plain; norms follow what reaches them. None: the
             stem stays plain, the last stage gets octave layers of alpha 0, all between is octave.
+        input_size: of one picture, [C, H, W]. None: as the network's pretrained_cfg says, else 3 x 224 x 224.
 
     Returns:
         ``model``: same parameters, state dict keys and shapes. ``forward_features`` and ``forward_intermediates`` give
@@ -38,9 +39,11 @@ def octavize(model: M, alpha: float, plan: Plan | None = None) -> M:
     """
     if isinstance(model, OctaveNetwork):
         raise OctaveError(f"{type(model).__name__} is an octave network already: use set_alpha to change its alpha")
-    rows = default_plan(model) if plan is None else read_plan(plan)
     before = [(module, module.__class__, dict(module.__dict__)) for module in model.modules()]
     try:
+        if input_size is not None:
+            cast(Any, model).octave_input_size = tuple(input_size)
+        rows = default_plan(model) if plan is None else read_plan(plan, [name for name, _ in model.named_modules()])
         for name, module in model.named_modules():
             _replace(name, module, find_row(rows, name))
         cast(Any, model).__class__ = _octave_class(cast(Any, type(model)))
@@ -77,6 +80,10 @@ def set_alpha(model: M, alpha: float) -> M:
             layer.alpha = old
         raise
     model.octave_alpha = alpha
+    if "alpha" in (arguments := getattr(model, "_model_args", {})):  # what timm saves with the weights must follow
+        network = cast(Any, model)
+        network._model_args = {**arguments, "alpha": alpha}
+        network.pretrained_cfg = network.default_cfg = {**network.pretrained_cfg, "tag": None}
     return model
 
 
@@ -119,8 +126,7 @@ class OctaveNetwork(nn.Module):
                 "torch.jit.script traces an octave network, which would freeze training mode: .eval() it first"
             )
         first = next(m for m in self.modules() if isinstance(m, nn.Conv2d))
-        size = (getattr(self, "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224))
-        return _Traced(torch.jit.trace(self, first.weight.new_zeros(1, first.in_channels, *size[1:])))
+        return _Traced(torch.jit.trace(self, first.weight.new_zeros(1, first.in_channels, *picture_size(self))))
 
     def _explain(self, error: OctaveError) -> OctaveError:
         """Name the norms that a converter made plain, if that is what happened."""

@@ -3,7 +3,8 @@
 NAME may be a pattern: 'oct_resnet50_a0.25', 'oct_cifar_resnet20*', 'oct_*' (every network and alpha: hours).
 The tests come from the sdist of the installed timm, which pip downloads. Only ``test_model_forward_fx_torchscript`` is
 deselected: it scripts a graph whose ``nn.ReLU`` TorchScript types as taking a Tensor, so that no pair can pass. The
-tests of real weights stay out until there are some. Further pytest arguments follow behind ``--``.
+tests of real weights stay out until there are some. ``--shard 2/5`` takes the second fifth of the names (every
+fifth one, so that large networks spread over the shards). Further pytest arguments follow behind ``--``.
 """
 
 from __future__ import annotations
@@ -26,11 +27,14 @@ import timm.models
 import octzoo
 
 PATTERNS = {patterns!r}
+SHARD, SHARDS = {shard!r}
+names = [n for n in timm.list_models(include_tags=True) if any(fnmatch.fnmatch(n, p) for p in PATTERNS)]
+CHOSEN = set(names[SHARD - 1 :: SHARDS])
 real = timm.list_models, timm.list_pretrained
 
 
 def ours(names):
-    return [n for n in names if any(fnmatch.fnmatch(n, p) for p in PATTERNS)]
+    return [n for n in names if n in CHOSEN]
 
 
 def list_models(filter="", module="", *args, **kwargs):
@@ -70,6 +74,11 @@ SETTINGS = "[pytest]\nfilterwarnings = ignore\nmarkers =\n" + "".join(
 def main(arguments: list[str]) -> int:
     split = arguments.index("--") if "--" in arguments else len(arguments)
     patterns, extra = arguments[:split], arguments[split + 1 :]
+    shard = (1, 1)
+    if "--shard" in patterns:
+        at = patterns.index("--shard")
+        first, _, last = patterns[at + 1].partition("/")
+        shard, patterns = (int(first), int(last)), patterns[:at] + patterns[at + 2 :]
     if not patterns:
         print(__doc__, file=sys.stderr)
         return 2
@@ -82,7 +91,7 @@ def main(arguments: list[str]) -> int:
             source = archive.extractfile(f"timm-{release}/tests/test_models.py")
             assert source is not None
             (work / "test_models.py").write_bytes(source.read())
-        (work / "conftest.py").write_text(CONFTEST.format(patterns=patterns, deselected=DESELECTED))
+        (work / "conftest.py").write_text(CONFTEST.format(patterns=patterns, shard=shard, deselected=DESELECTED))
         (work / "pytest.ini").write_text(SETTINGS)
         command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider", "test_models.py", *extra]
         return subprocess.run(command, cwd=work).returncode

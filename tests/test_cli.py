@@ -59,6 +59,10 @@ class TestARun:
         assert json.loads((run / "environment.json").read_text())["command"] == f"octzoo fit --config {DIGITS}"
         assert Image.open(run / "curves.png").format == "PNG"
 
+    def test_its_last_checkpoint_is_of_the_last_epoch(self, run: Path) -> None:
+        epochs = yaml.safe_load((run / "config.yaml").read_text())["trainer"]["max_epochs"]
+        assert torch.load(run / "last.ckpt", weights_only=True)["epoch"] == epochs - 1
+
     def test_its_metrics_have_loss_accuracy_rate_and_speed(self, run: Path) -> None:
         header = (run / "metrics.csv").read_text().splitlines()[0].split(",")
         assert {"train/loss", "val/loss", "val/top1", "val/top5", "train/images_per_second"} <= set(header)

@@ -1,7 +1,7 @@
 """timm's whole contract, for every registered name and alpha, with no exception list.
 
 Construction and the interface on the meta device (no arithmetic), then one small forward and backward of each. timm's
-own model tests run over the same names in tests/test_timm_suite.py.
+own model tests run over the same names by tests/run_timm_tests.py.
 """
 
 import functools

@@ -123,11 +123,47 @@ def test_torchvision_sets_come_with_their_names(tmp_path: Path) -> None:
         head = bytes([0, 0, 8, 3, *count.to_bytes(4, "big"), 0, 0, 0, 28, 0, 0, 0, 28])
         (raw / f"{part}-images-idx3-ubyte").write_bytes(head + bytes(count * 28 * 28))
         (raw / f"{part}-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1, *count.to_bytes(4, "big"), *range(count)]))
-    mnist = data(tmp_path, source="torch/mnist")
+    mnist = data(tmp_path, source="torch/mnist", splits=Splits(val="test"))
     assert mnist.num_classes == 10
     assert mnist.class_names[3] == "3 - three"
     assert labels(mnist.val_dataloader()) == [0, 1, 2]
     assert sorted(labels(mnist.train_dataloader())) == [0, 1, 2, 3, 4, 5]
+    held = data(tmp_path, source="torch/mnist")
+    assert len(held.val_dataloader().dataset) == 0  # not the test set; and a class never gives its only picture
+    with pytest.raises(SettingError, match="'torch/mnist' at .* has no split 'tarin'"):
+        data(tmp_path, source="torch/mnist", splits=Splits(val="tarin")).val_dataloader()
+
+
+@pytest.mark.parametrize("stray", ["preview.png", "cat/2020/a.png", ".thumb/a.png"])
+def test_pictures_outside_the_class_folders_are_refused(tmp_path: Path, stray: str) -> None:
+    folder(tmp_path, {"cat": 2, "dog": 2})
+    path = tmp_path / stray
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture(path)
+    with pytest.raises(SettingError, match=r"pictures outside .*/<class>/<picture>, such as .*"):
+        _ = data(tmp_path).class_names
+
+
+def test_class_names_twice_or_not_in_the_training_pictures_are_refused(tmp_path: Path) -> None:
+    folder(tmp_path, {"cat": 9, "dog": 9})
+    with pytest.raises(SettingError, match="more than once: cat"):
+        _ = data(tmp_path, class_names=["cat", "cat"]).class_names
+    with pytest.raises(SettingError, match="the training pictures have no class cow"):
+        data(tmp_path, class_names=["cat", "cow", "dog"]).train_dataloader()
+
+
+def test_pictures_without_a_class_are_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import octzoo.data as package
+
+    folder(tmp_path, {"cat": 9, "dog": 9})
+    unlabelled = open_split("folder", str(tmp_path), "train")
+    assert unlabelled is not None
+    blind = type(unlabelled)(unlabelled.dataset, unlabelled.class_names, lambda: [-1] * 18)
+    whole = data(tmp_path, splits=Splits(test="test"))
+    assert whole.class_names == ["cat", "dog"]
+    monkeypatch.setattr(package, "open_split", lambda source, root, split, download: blind)
+    with pytest.raises(SettingError, match=r"has pictures without a class \(-1\)"):
+        whole.test_dataloader()
 
 
 def parquet(root: Path, splits: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> Path:

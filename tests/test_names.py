@@ -56,7 +56,8 @@ def test_what_a_name_builds(name, kwargs, expected):
         (f"{SMALL}_a0.25", {"alpha": 0.5}, ValueError, "alpha=0.5, but the name says 0.25"),
         (f"{SMALL}_a0", {"alpha": 1.0}, ValueError, "alpha=1.0 is not from 0 to below 1"),
         (f"{SMALL}_a0", {"alpha": -0.5}, ValueError, "alpha=-0.5 is not from 0 to below 1"),
-        (SMALL, {"alpha": 1.5}, octzoo.OctaveError, r"alpha=1.5 is not between 0 and 1"),
+        (SMALL, {"alpha": 1.5}, ValueError, "alpha=1.5 is not from 0 to below 1"),
+        (SMALL, {"alpha": 1.0}, ValueError, "alpha=1.0 is not from 0 to below 1"),
         (f"{SMALL}_a0.25", {"foo": 1}, TypeError, "foo"),
         ("OCT_cifar_resnet20_a0.25", {}, RuntimeError, "Unknown model"),
         (f"{SMALL}_a0.25", {"pretrained": True}, RuntimeError, "no published weights for alpha 0.25 yet"),
@@ -96,6 +97,15 @@ def test_timms_saved_folder_keeps_alpha(tmp_path):
     assert torch.equal(loaded(x), saved(x))
     with pytest.raises(ValueError, match="alpha=0.5, but the name says 0.125"):
         timm.create_model(f"local-dir:{tmp_path / 'folder'}", pretrained=True, alpha=0.5)
+
+
+def test_another_alpha_is_saved_as_such(tmp_path):
+    saved = octzoo.set_alpha(timm.create_model(f"{SMALL}_a0.25", num_classes=4).eval(), 0.5)
+    timm.models.save_for_hf(saved, str(tmp_path / "folder"), safe_serialization=True)
+    loaded = timm.create_model(f"local-dir:{tmp_path / 'folder'}", pretrained=True).eval()
+    x = torch.randn(1, 3, 32, 32)
+    assert loaded.octave_alpha == 0.5
+    assert torch.equal(loaded(x), saved(x))
 
 
 def test_look_ups():

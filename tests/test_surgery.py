@@ -506,3 +506,20 @@ def test_leaves_are_octave_classes_of_octzoo():
     model = small()
     assert {type(model.get_submodule(n)) for n in model.octave_layers} == {OctConv2d, OctBatchNorm2d}
     assert set(OCTAVE_OF.values()) >= {OctConv2d, OctBatchNorm2d}
+
+
+def test_a_row_that_matches_nothing_is_refused():
+    with pytest.raises(OctaveError, match=r"plan row 'lyer1\.\*' matches no module"):
+        octavize(timm.create_model("resnet10t"), 0.25, plan=[("lyer1.*", "octave")])
+
+
+def test_a_network_for_another_size_is_told_it():
+    def small():
+        convs = [nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, 2, 1), nn.Conv2d(16, 32, 3, 2, 1)]
+        return nn.Sequential(*convs, nn.Flatten(), nn.Linear(32 * 8 * 8, 10))
+
+    with pytest.raises(OctaveError, match=r"does not run on pictures of 224x224 \(say octavize\(..., input_size=\)\)"):
+        octavize(small(), 0.25)
+    model = octavize(small(), 0.25, input_size=(3, 32, 32))
+    assert model(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+    assert set_alpha(model, 0.5)(torch.randn(2, 3, 32, 32)).shape == (2, 10)

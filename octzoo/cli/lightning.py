@@ -58,6 +58,7 @@ def configs_first(arguments: list[str]) -> list[str]:
 
 def with_config_of_run(arguments: list[str]) -> list[str]:
     """Without --config, the config beside the checkpoint that --ckpt_path means."""
+    from octzoo.data import SettingError
     from octzoo.train.runs import CONFIG, find_checkpoint
 
     if any(a in ("--config", "-c") or a.startswith("--config=") for a in arguments):
@@ -67,4 +68,6 @@ def with_config_of_run(arguments: list[str]) -> list[str]:
     if not given:
         return arguments
     config = find_checkpoint(Path(given[-1])).parent / CONFIG
-    return [arguments[0], "--config", str(config), *arguments[1:]] if config.is_file() else arguments
+    if not config.is_file():  # without it the pictures would be prepared otherwise than in training
+        raise SettingError(f"ckpt_path: no {CONFIG} beside {given[-1]}; give the run's with --config")
+    return [arguments[0], "--config", str(config), *arguments[1:]]

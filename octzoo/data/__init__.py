@@ -201,6 +201,8 @@ class ImageData(pl.LightningDataModule):
     def class_names(self) -> list[str]:
         """The name of each class index, as trained."""
         names = self.given_names or self._train.class_names
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise SettingError(f"data.class_names: more than once: {', '.join(twice[:5])}")
         if self.given_number is not None and self.given_number != len(names):
             shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
             raise SettingError(f"data.num_classes is {self.given_number}, but there are {len(names)} classes: {shown}")
@@ -266,6 +268,12 @@ class ImageData(pl.LightningDataModule):
     def _prepared(self, pictures: Pictures, indices: Sequence[int] | None = None, train: bool = False) -> Prepared:
         if strange := sorted(set(pictures.class_names) - set(self.class_names)):
             raise SettingError(f"data: classes that the network was not given: {', '.join(strange[:5])}")
+        if train and (lacking := sorted(set(self.class_names) - set(pictures.class_names))):
+            raise SettingError(f"data.class_names: the training pictures have no class {', '.join(lacking[:5])}")
+        if min(pictures.targets(), default=0) < 0:
+            raise SettingError(
+                f"data.splits: '{self.source}' has pictures without a class (-1) there: not to be measured"
+            )
         if indices is None:
             indices = range(len(pictures.dataset))
         return Prepared(pictures, indices, self.class_names, self.transform(train))

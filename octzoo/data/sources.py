@@ -15,6 +15,7 @@ from timm.data import create_dataset
 from torch.utils.data import Dataset
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".ppm", ".tif", ".tiff")
+TORCHVISION_WITH_VALIDATION = ("imagenet", "places365")  # and without a labelled test set
 VALIDATION_FOLDERS = ("validation", "val", "valid", "eval")
 
 
@@ -76,17 +77,26 @@ def folder(name: str, root: str | None, split: str, download: bool) -> Pictures 
     place = next((base / n for n in names if (base / n).is_dir()), base if split == "train" else None)
     if place is None:
         return None
-    for child in sorted(p for p in place.iterdir() if p.is_dir() and not p.name.startswith(".")):
+    children = sorted(p for p in place.iterdir() if p.is_dir() and not p.name.startswith("."))
+    for child in children:
         if not any(p.suffix.lower() in PICTURE_SUFFIXES for p in child.rglob("*")):
             raise SettingError(f"data.root: class folder {child} holds no pictures ({', '.join(PICTURE_SUFFIXES)})")
     if not any(p.suffix.lower() in PICTURE_SUFFIXES for p in place.glob("*/**/*")):
         raise SettingError(f"data.root: no class folders with pictures in {place}; expected {place}/<class>/<picture>")
     dataset = create_dataset("", root=str(place), search_split=False, input_key=";".join(PICTURE_SUFFIXES))
+    # timm names a class after the folder that a picture lies in, however deep, hidden, or the root itself.
+    if strays := sorted(set(dataset.reader.class_to_idx) ^ {child.name for child in children}):
+        found = next(
+            p for p, _ in dataset.reader.samples if Path(p).parent.parent != place or Path(p).parent.name in strays
+        )
+        raise SettingError(f"data.root: pictures outside {place}/<class>/<picture>, such as {found}")
     return Pictures(dataset, _by_index(dataset.reader.class_to_idx), lambda: [t for _, t in dataset.reader.samples])
 
 
 def torchvision_set(name: str, root: str | None, split: str, download: bool) -> Pictures | None:
-    """A torchvision data set by timm's name for it: torch/cifar10 ... Every split but train is its test set."""
+    """A torchvision data set by timm's name for it: torch/cifar10 ..., with the splits that it really has."""
+    if split not in ("train", "test" if name not in TORCHVISION_WITH_VALIDATION else "validation"):
+        return None
     if root is None:
         raise SettingError("data.root: say where the torchvision set is, or is to be downloaded to")
     try:
@@ -103,7 +113,7 @@ def hugging_face(name: str, root: str | None, split: str, download: bool) -> Pic
     try:
         import datasets
     except ImportError as problem:
-        raise SettingError("data.source: hfds needs the `datasets` package: pip install 'octzoo[data]'") from problem
+        raise SettingError("data.source: hfds needs the `datasets` package: pip install datasets") from problem
 
     base = str(_existing(root))
     if split not in datasets.get_dataset_split_names(base):

@@ -81,8 +81,6 @@ def _by_tag(name: str, network: Network) -> Callable[..., nn.Module]:
             raise ValueError(f"{name}: neither a tag nor alpha= says which alpha")
         if named is not None and named != alpha:
             raise ValueError(f"{name}: alpha={alpha}, but the name says {named}")
-        if not 0 <= alpha < 1:
-            raise ValueError(f"{name}: alpha={alpha} is not from 0 to below 1")
         if not cfg or isinstance(cfg, str):  # a dict came with weights of its own (hf-hub:, local-dir:) and stays
             tag = _digits(alpha)
             kwargs["pretrained_cfg"] = tag if tag in known else dict(network.cfg, architecture=name, tag=tag)
@@ -98,6 +96,8 @@ def _build(name: str, network: Network, pretrained: bool, alpha: float, **kwargs
         plain = network.build(**arguments)
         return octavize(plain, alpha, network.plan) if alpha else plain
 
+    if isinstance(alpha, bool) or not 0 <= alpha < 1:
+        raise ValueError(f"{name}: alpha={alpha} is not from 0 to below 1")
     if pretrained and not _has_weights(kwargs):
         raise RuntimeError(
             f"{name.removesuffix('_a0')} has no published weights for alpha {alpha:g} yet: use pretrained=False, or "

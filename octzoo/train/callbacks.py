@@ -34,18 +34,28 @@ class RunFolder(SaveConfigCallback):
 
 
 class ImagesPerSecond(pl.Callback):
-    """Training pictures per second of all processes: in the bar as it goes, in the logs once an epoch."""
+    """Training pictures per second of all processes: in the bar as it goes, in the logs once an epoch.
+
+    The time is that from the epoch's start to its last training batch, without validation.
+    """
 
     def __init__(self) -> None:
-        self.count, self.since = 0, 0.0
+        self.count, self.since, self.until, self.paused = 0, 0.0, 0.0, 0.0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.count, self.since = 0, time.monotonic()
 
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.paused = time.monotonic()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        pause = time.monotonic() - self.paused
+        self.since, self.until = self.since + pause, self.until + pause
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.count += len(batch[0]) * trainer.world_size
+        self.count, self.until = self.count + len(batch[0]) * trainer.world_size, time.monotonic()
         if (batch_idx + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             pl_module.log("images/s", self._rate(), prog_bar=True, logger=False, rank_zero_only=True)
 
@@ -53,7 +63,7 @@ class ImagesPerSecond(pl.Callback):
         pl_module.log("train/images_per_second", self._rate(), rank_zero_only=True)
 
     def _rate(self) -> float:
-        return self.count / max(time.monotonic() - self.since, 1e-9)
+        return self.count / max(self.until - self.since, 1e-9)
 
 
 class EpochLines(pl.Callback):

@@ -47,7 +47,6 @@ CHECKPOINTS = {
     "auto_insert_metric_name": False,
     "monitor": "val/top1",
     "mode": "max",
-    "save_last": True,
 }
 
 
@@ -131,15 +130,13 @@ class OctzooCLI(LightningCLI):
             kwargs |= {"sync_batchnorm": False, "plugins": [*as_list(settings.trainer.plugins), OctaveSync()]}
         if self.subcommand != "fit":
             kwargs["enable_checkpointing"] = False
-        if settings.trainer.fast_dev_run:
-            settings.checkpoint.save_last = False  # Lightning writes that one at the end even so
         if self.subcommand != "fit" or settings.trainer.fast_dev_run:
             return super().instantiate_trainer(logger=False, callbacks=callbacks, **kwargs)
         self.run_dir = self._new_run_dir()
         self.save_config_kwargs = {"run_dir": self.run_dir}
         settings.checkpoint.dirpath = settings.checkpoint.dirpath or str(self.run_dir)
         loggers = run_loggers(settings.trainer.logger, self.run_dir)
-        callbacks.append(ImagesPerSecond())
+        callbacks += [ImagesPerSecond(), last_checkpoint(settings.checkpoint.dirpath)]
         if loggers:
             callbacks.append(LearningRateMonitor("step"))
         return super().instantiate_trainer(logger=loggers, callbacks=callbacks, **kwargs)
@@ -155,6 +152,13 @@ class OctzooCLI(LightningCLI):
         """Draws the curves and says what came out."""
         if self.run_dir is not None and self.trainer.is_global_zero:
             finish(self.run_dir, time.monotonic() - self.started)
+
+
+def last_checkpoint(dirpath: str) -> ModelCheckpoint:
+    """last.ckpt, written at the end of every epoch: Lightning's save_last waits for one that is among the best."""
+    return ModelCheckpoint(
+        dirpath, filename="last", monitor=None, save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=True
+    )
 
 
 def as_list(value: Any) -> list[Any]:

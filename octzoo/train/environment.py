@@ -17,12 +17,10 @@ def environment() -> dict[str, Any]:
     """All of it, ready for JSON. An unknown value is None."""
     return {
         "command": shlex.join(["octzoo", *sys.argv[1:]]),
-        "folder": os.getcwd(),
-        "commit": git_commit(),
+        "folder_commit": git_commit(),
         "python": platform.python_version(),
         "packages": {name: package_version(name) for name in PACKAGES},
         "system": platform.platform(),
-        "host": platform.node(),
         "cpu": cpu_name(),
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),

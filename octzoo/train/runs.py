@@ -31,6 +31,12 @@ def new_run_folder(root: Path, name: str) -> Path:
             return place / str(number)
 
 
+def _merit(checkpoint: Path) -> tuple[float, float]:
+    """The figure in a checkpoint's name, then its epoch; files of other names come first."""
+    numbers = re.search(r"epoch=(\d+)-.*?([\d.]+)$", checkpoint.stem)
+    return (float(numbers[2]), float(numbers[1])) if numbers else (0.0, 0.0)
+
+
 def find_checkpoint(path: Path, prefer_last: bool = False) -> Path:
     """The checkpoint that `path` means: itself, or a run folder's best, else its last (`prefer_last`: last, else best).
 
@@ -42,7 +48,7 @@ def find_checkpoint(path: Path, prefer_last: bool = False) -> Path:
     if not path.is_dir():
         raise SettingError(f"ckpt_path: no such file or run folder: {path}")
     last = [p for p in [path / "last.ckpt"] if p.is_file()]
-    best = sorted(p for p in path.glob("epoch=*.ckpt"))[-1:]
+    best = sorted(path.glob("epoch=*.ckpt"), key=_merit)[-1:]
     found = last + best if prefer_last else best + last
     if not found:
         raise SettingError(f"ckpt_path: no checkpoint in {path}")

@@ -73,6 +73,12 @@ def test_curves_are_drawn_also_where_there_is_nothing_to_draw(tmp_path: Path) ->
         assert Image.open(tmp_path / "curves.png").size == (1200, 480)
 
 
+def test_the_best_checkpoint_is_that_of_the_best_figure(tmp_path: Path) -> None:
+    for name in ("epoch=002-top1=0.990.ckpt", "epoch=009-top1=0.950.ckpt", "epoch=1001-top1=0.990.ckpt"):
+        (tmp_path / name).touch()
+    assert find_checkpoint(tmp_path).name == "epoch=1001-top1=0.990.ckpt"
+
+
 def test_the_environment_says_what_ran_and_where(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["octzoo", "fit", "--config", "a b.yaml"])
     said = environment()
