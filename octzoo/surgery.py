@@ -126,7 +126,9 @@ class OctaveNetwork(nn.Module):
                 "torch.jit.script traces an octave network, which would freeze training mode: .eval() it first"
             )
         first = next(m for m in self.modules() if isinstance(m, nn.Conv2d))
-        return _Traced(torch.jit.trace(self, first.weight.new_zeros(1, first.in_channels, *picture_size(self))))
+        x = first.weight.new_zeros(1, first.in_channels, *picture_size(self))
+        # The check would trace once more and compare the graphs as text, the longest part by far in deep networks.
+        return _Traced(torch.jit.trace(self, x, check_trace=False))
 
     def _explain(self, error: OctaveError) -> OctaveError:
         """Name the norms that a converter made plain, if that is what happened."""
