@@ -2,9 +2,6 @@
 
 import copy
 import operator
-import os
-import subprocess
-import sys
 
 import pytest
 import timm
@@ -17,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from octzoo import OctConv2d, octavize
 from octzoo.layers import OctBatchNorm2d
 from octzoo.octave import Octave, drop, merge
+from tests.processes import run_two
 
 
 def build(name="resnet10t", alpha=0.5, **kwargs):
@@ -317,32 +315,11 @@ dist.destroy_process_group()
 """
 
 
-def two_processes(code, folder):
-    """Run ``code`` as ranks 0 and 1; fail with what they said."""
-    environment = dict(os.environ, OMP_NUM_THREADS="1")
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(rank), str(folder)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=environment,
-        )
-        for rank in range(2)
-    ]
-    try:
-        said = [rank.communicate(timeout=120)[0] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(said)
-
-
 def test_two_ddp_processes_give_the_gradients_of_one_on_the_joint_batch(tmp_path):
     model, x = build().double().eval(), pictures(4).double()
     torch.save(model.state_dict(), tmp_path / "state.pt")
     torch.save(x, tmp_path / "x.pt")
-    two_processes(DDP, tmp_path)
+    run_two(["-c", DDP], tmp_path)
     model(x).square().mean().backward()
     for rank in range(2):
         gradients = torch.load(tmp_path / f"gradients{rank}.pt")

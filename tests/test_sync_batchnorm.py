@@ -1,7 +1,5 @@
 """sync_batchnorm: two real processes with unequal batches compute what one does on the whole batch."""
 
-import os
-import subprocess
 import sys
 
 import pytest
@@ -12,6 +10,7 @@ from torch.testing import assert_close
 
 from octzoo import sync_batchnorm
 from octzoo.octave import Octave, drop
+from tests.processes import run_two
 
 MAKE = {
     "BatchNorm2d": lambda: nn.BatchNorm2d(6),
@@ -70,24 +69,7 @@ def main(rank, folder):
 def two_processes(tmp_path_factory):
     """What both ranks got for every kind of norm and of input."""
     folder = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, __file__]
-    environment = dict(os.environ, OMP_NUM_THREADS="1")
-    ranks = [
-        subprocess.Popen(
-            [*command, str(rank), str(folder)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=environment,
-        )
-        for rank in range(2)
-    ]
-    try:
-        said = [rank.communicate(timeout=120)[0] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(said)
+    run_two(["-m", "tests.test_sync_batchnorm"], folder)
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
