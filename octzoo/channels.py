@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from octzoo.geometry import OctaveError
-from octzoo.layers import OCTAVE_OF
+from octzoo.layers import OCTAVE_OF, OctConv2d
 from octzoo.octave import RULES, Octave, low_channels
 from octzoo.plan import hooked, trial_run
 
@@ -102,6 +102,21 @@ def _grouped(n: int, low: int, groups: int) -> _Order:
     return _joined([_identity(n // groups)] * groups, [(n - low) // groups] * groups)
 
 
+def _shared(order: _Order, positions: Tensor, first: int, where: str) -> _Order:
+    """Of the plain channels from ``first`` on, which stand at ``positions`` of a map."""
+
+    def known() -> Tensor:
+        indices = order.indices()[positions] - first
+        if not torch.equal(indices.sort().values, _numbers(len(positions))):
+            raise OctaveError(
+                f"{where}: takes {len(positions)} channels that are others in the plain network; give the layers that "
+                "feed it a 'plain' row in the plan"
+            )
+        return indices
+
+    return _Order(len(positions), known)
+
+
 def _spread(order: _Order, times: int) -> _Order:
     """Of a map with each channel made into ``times``: flattened, or multiplied by a depthwise convolution."""
     return _Order(order.n * times, lambda: (order.indices()[:, None] * times + _numbers(times)).flatten())
@@ -157,6 +172,8 @@ class _Flow(TorchFunctionMode):
         self._tags: dict[int, tuple[Tensor, _Tag]] = {}  # by id; the tensor is kept, so that no other gets its id
         self._ties: list[tuple[_Order, _Order, str]] = []
         self._pieces: dict[tuple[_Order, int, int], list[_Order]] = {}
+        self._shares: dict[tuple[_Order, int, int], _Order] = {}
+        self._narrowed: tuple[_Tag, int, int, Tensor] | None = None  # of the high part; the low one comes next
         self._inside: list[str] = []
         self._leaf: tuple[str, Any] | None = None  # the layer at work, and its input
 
@@ -254,7 +271,8 @@ class _Flow(TorchFunctionMode):
         if conv.groups == conv.in_channels:
             times = conv.out_channels // conv.in_channels
             return order if times == 1 else _spread(order, times), None
-        self.tie(order, _grouped(order.n, low_channels(x), conv.groups), name)
+        low = low_channels(x) if isinstance(conv, OctConv2d) else 0  # a plain one is given the merged map
+        self.tie(order, _grouped(order.n, low, conv.groups), name)
         return _grouped(conv.out_channels, low_channels(y), conv.groups), None
 
     def _note(self, key: str, rows: _Order, columns: _Order | None) -> None:
@@ -289,6 +307,8 @@ class _Flow(TorchFunctionMode):
         tag = self.tag_of(inputs[0])
         if func in _SPLITS:
             return tag is not None and self._split(tag, inputs[0], out, where)
+        if func is torch.narrow:
+            return tag is not None and self._narrow(tag, args[2], args[3], out, where)
         if func in _RESHAPES:
             if tag and out.ndim == inputs[0].ndim > 2 and func is Tensor.__getitem__:
                 return self._cut(tag, inputs[0], args[1], out)
@@ -323,6 +343,38 @@ class _Flow(TorchFunctionMode):
             self._tags[id(piece)] = piece, _Tag(order, tag.start // k, tag.stop // k)
         return True
 
+    def _narrow(self, tag: _Tag, start: int, length: int, out: Tensor, where: str) -> bool:
+        """A share of an octave's channels, of which the high part is narrowed first."""
+        high, self._narrowed = self._narrowed, None
+        if high is None or high[0].order is not tag.order or high[0].stop != tag.start:
+            self._narrowed = tag, start, length, out
+            self._tags[id(out)] = out, _Tag(tag.order, tag.start + start, tag.start + start + length, True)
+            return True
+        if tag.cut or high[0].cut:
+            raise OctaveError(f"{where}: slice of a slice or of a dropped map, which leaves the channels' order open")
+        _, start_high, width, part = high
+        order = self._share(tag.order, tag.start, (start_high, start_high + width), (start, start + length), where)
+        self._tags[id(part)] = part, _Tag(order, 0, width)
+        self._tags[id(out)] = out, _Tag(order, width, width + length)
+        return True
+
+    def _share(self, order: _Order, high: int, highs: tuple[int, int], lows: tuple[int, int], where: str) -> _Order:
+        """The order of a share of a map of ``high`` high channels: those of the high and of the low part from, to."""
+        start, stop = highs[0] + lows[0], highs[1] + lows[1]
+        if (start, stop) == (0, order.n):
+            return order
+        if (order.root(), start, stop) not in self._shares:
+            if order.root().known:
+                positions = torch.cat([_numbers(*highs), _numbers(high + lows[0], high + lows[1])])
+                self._shares[order.root(), start, stop] = _shared(order, positions, start, where)
+            else:  # nothing is known of it yet: it is what it is cut into, joined
+                cuts = sorted({(0, 0), (start, highs[0]), (stop, highs[1]), (order.n, high)})
+                pieces = [_Order(b[0] - a[0]) for a, b in pairwise(cuts)]
+                self.tie(order, _joined(pieces, [b[1] - a[1] for a, b in pairwise(cuts)]), where)
+                for (a, b), piece in zip(pairwise(cuts), pieces):
+                    self._shares[order.root(), a[0], b[0]] = piece
+        return self._shares[order.root(), start, stop]
+
     def _cut(self, tag: _Tag, x: Tensor, index: Any, out: Tensor) -> bool:
         """A slice: which channels it takes shows on a tensor that holds their numbers."""
         if not all(isinstance(i, (slice, EllipsisType)) for i in (index if isinstance(index, tuple) else [index])):
@@ -349,7 +401,7 @@ class _Flow(TorchFunctionMode):
 
     def _keep(self, inputs: list[Tensor], out: Any, where: str) -> bool:
         """Elementwise functions, and those over space alone. Maps that meet have one order."""
-        wide = [t for t in inputs if t.numel() > 1 and t.shape[_axis(t)] > 1]
+        wide = [t for t in inputs if t.numel() > 1 and t.shape[_axis(t)] > 1] or inputs[:1]
         tags = [self.tag_of(t) for t in wide]
         known = [tag for tag in tags if tag]
         if len(known) < len(tags) or len({(tag.start, tag.stop) for tag in known}) != 1:

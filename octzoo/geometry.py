@@ -9,11 +9,13 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
+from octzoo.errors import UserError
+
 StrideMode = Literal["pool", "conv"]
 Size2 = tuple[int, int]
 
 
-class OctaveError(ValueError):
+class OctaveError(UserError):
     """Something that octaves cannot do; the text says what came, where, and what to do instead."""
 
 

@@ -6,19 +6,46 @@ but a convolution of stride 2 pools its input first, as the authors' do, unless 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 import torch.distributed.nn
 import torch.nn.functional as F
-from timm.layers import BatchNormAct2d, BlurPool2d, Conv2dSame, GroupNorm, GroupNorm1, LayerNorm2d
+from timm.layers import (
+    BatchNormAct2d,
+    BlurPool2d,
+    Conv2dSame,
+    GroupNorm,
+    GroupNorm1,
+    GroupNormAct,
+    LayerNorm2d,
+    LayerNormAct2d,
+    RmsNorm2d,
+    RmsNormAct2d,
+    ScaledStdConv2d,
+    ScaledStdConv2dSame,
+    StdConv2d,
+    StdConv2dSame,
+)
+from timm.layers.norm_act import GroupNorm1Act
 from timm.models import register_notrace_module
 from torch import Tensor, nn
 
 from octzoo import rules  # noqa: F401 (fills the table of what an Octave answers)
+from octzoo.blocks import BLOCK_OF
 from octzoo.geometry import OctaveError, StrideMode, check_geometry, check_groups, pair
+from octzoo.norms import (
+    OctGroupNorm,
+    OctGroupNorm1Act,
+    OctGroupNormAct,
+    OctLayerNorm2d,
+    OctLayerNormAct2d,
+    OctRmsNorm2d,
+    OctRmsNormAct2d,
+    cut,
+    per_part,
+)
 from octzoo.octave import Octave, octave_conv2d, split_channels
 
 
@@ -81,11 +108,15 @@ class OctConv2d(nn.Conv2d):
         except OctaveError as error:
             raise self._located(error) from None
 
+    def kernel(self) -> Tensor:
+        """The weight to convolve with."""
+        return self.weight
+
     def forward(self, x: Tensor | Octave) -> Tensor | Octave:  # type: ignore[override]
         try:
             return octave_conv2d(
                 x,
-                self.weight,
+                self.kernel(),
                 self.bias,
                 pair(self.stride),
                 self.padding if isinstance(self.padding, str) else pair(self.padding),
@@ -111,15 +142,32 @@ class OctConv2d(nn.Conv2d):
         return ", ".join([super().extra_repr(), *extra])
 
 
-def per_part(x: Octave, function: Callable[[Tensor, slice], Tensor]) -> Octave:
-    """``function(part, channels)`` of each part that is not empty; ``channels`` is its slice of a [C] parameter."""
-    n = x.high.shape[1]
-    parts = ((x.high, slice(0, n)), (x.low, slice(n, None)))
-    return Octave(*(function(p, channels) if p.shape[1] else p for p, channels in parts))
+def _standardised(weight: Tensor, gain: Tensor | None, eps: float) -> Tensor:
+    """Each row, all of its inputs together, with mean 0 and variance 1, times its gain: [C_out, C_in/groups, k, k]."""
+    rows = weight.reshape(1, weight.shape[0], -1)
+    return F.batch_norm(rows, None, None, gain, training=True, momentum=0.0, eps=eps).reshape_as(weight)
 
 
-def _slice(parameter: Tensor | None, channels: slice) -> Tensor | None:
-    return None if parameter is None else parameter[channels]
+@register_notrace_module
+class OctStdConv2d(OctConv2d):
+    """timm's ``StdConv2d``: the ordinary weight is standardised, then cut. Made by surgery."""
+
+    eps: float
+
+    def kernel(self) -> Tensor:
+        return _standardised(self.weight, None, self.eps)
+
+
+@register_notrace_module
+class OctScaledStdConv2d(OctConv2d):
+    """timm's ``ScaledStdConv2d``, which has a gain for each row as well. Made by surgery."""
+
+    eps: float
+    scale: float
+    gain: nn.Parameter
+
+    def kernel(self) -> Tensor:
+        return _standardised(self.weight, (self.gain * self.scale).view(-1), self.eps)
 
 
 class _BatchNorm(nn.BatchNorm2d):
@@ -139,8 +187,8 @@ class _BatchNorm(nn.BatchNorm2d):
 
         def norm(part: Tensor, c: slice) -> Tensor:
             update = not self.training or self.track_running_stats
-            mean, var = (_slice(b, c) if update else None for b in (self.running_mean, self.running_var))
-            weight, bias = _slice(self.weight, c), _slice(self.bias, c)
+            mean, var = (cut(b, c) if update else None for b in (self.running_mean, self.running_var))
+            weight, bias = cut(self.weight, c), cut(self.bias, c)
             return F.batch_norm(part, mean, var, weight, bias, training, momentum, self.eps)
 
         return per_part(x, norm) if isinstance(x, Octave) else norm(x, slice(None))
@@ -200,45 +248,6 @@ class OctBatchNormAct2d(_BatchNorm, BatchNormAct2d):
 
 
 @register_notrace_module
-class OctGroupNorm(nn.GroupNorm):
-    """Group norm with groups as wide as the plain one's inside each part; a single group is one for each part."""
-
-    name: str = ""
-
-    def forward(self, x: Tensor | Octave) -> Tensor | Octave:  # type: ignore[override]
-        if isinstance(x, Tensor):
-            return super().forward(x)
-        width = self.num_channels // self.num_groups
-
-        def norm(part: Tensor, c: slice) -> Tensor:
-            groups = 1 if self.num_groups == 1 else part.shape[1] // width
-            if self.num_groups > 1 and part.shape[1] % width:
-                raise OctaveError(
-                    f"{self.name or self}: a part of {part.shape[1]} channels is not made of groups of {width}: choose "
-                    f"an alpha whose low channels are a multiple of {width}, or leave this layer plain"
-                )
-            return F.group_norm(part, groups, _slice(self.weight, c), _slice(self.bias, c), self.eps)
-
-        return per_part(x, norm)
-
-
-@register_notrace_module
-class OctLayerNorm2d(LayerNorm2d):
-    """timm's ``LayerNorm2d`` (over the channels of each pixel), each part over its own channels."""
-
-    def forward(self, x: Tensor | Octave) -> Tensor | Octave:  # type: ignore[override]
-        if isinstance(x, Tensor):
-            return super().forward(x)
-
-        def norm(part: Tensor, c: slice) -> Tensor:
-            weight, bias = _slice(self.weight, c), _slice(self.bias, c)
-            last = F.layer_norm(part.permute(0, 2, 3, 1), part.shape[1:2], weight, bias, self.eps)
-            return last.permute(0, 3, 1, 2)
-
-        return per_part(x, norm)
-
-
-@register_notrace_module
 class OctBlurPool2d(BlurPool2d):
     """timm's anti-aliasing ``BlurPool2d``: the same filter on each part."""
 
@@ -275,16 +284,37 @@ class OctHardsigmoid(nn.Hardsigmoid):
 OCTAVE_OF: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv2d: OctConv2d,
     Conv2dSame: OctConv2d,
+    StdConv2d: OctStdConv2d,
+    StdConv2dSame: OctStdConv2d,
+    ScaledStdConv2d: OctScaledStdConv2d,
+    ScaledStdConv2dSame: OctScaledStdConv2d,
     nn.BatchNorm2d: OctBatchNorm2d,
     BatchNormAct2d: OctBatchNormAct2d,
     nn.GroupNorm: OctGroupNorm,
     GroupNorm: OctGroupNorm,
     GroupNorm1: OctGroupNorm,
+    GroupNormAct: OctGroupNormAct,
+    GroupNorm1Act: OctGroupNorm1Act,
     LayerNorm2d: OctLayerNorm2d,
+    LayerNormAct2d: OctLayerNormAct2d,
+    RmsNorm2d: OctRmsNorm2d,
+    RmsNormAct2d: OctRmsNormAct2d,
     BlurPool2d: OctBlurPool2d,
     nn.Hardswish: OctHardswish,
     nn.Hardsigmoid: OctHardsigmoid,
 }
+
+
+def octave_form(plain: type[nn.Module]) -> type[nn.Module] | None:
+    """What a layer or block of class ``plain`` becomes, None for what has no octave form.
+
+    A norm that differs from its base class in its constructor alone becomes what that becomes; a convolution does not,
+    because code outside of ``forward`` may read its weight in its own way.
+    """
+    if plain in BLOCK_OF or plain in OCTAVE_OF or issubclass(plain, nn.Conv2d):
+        return BLOCK_OF.get(plain) or OCTAVE_OF.get(plain)
+    base = next((c for c in plain.__mro__ if c in OCTAVE_OF), None)
+    return OCTAVE_OF[base] if base and plain.forward is base.forward else None
 
 
 def sync_batchnorm(model: nn.Module, sync: bool = True) -> nn.Module:

@@ -71,6 +71,10 @@ class Octave:
     def device(self) -> torch.device:
         return self.low.device
 
+    @property
+    def requires_grad(self) -> bool:
+        return self.high.requires_grad or self.low.requires_grad
+
     def dim(self) -> int:
         return 4
 
@@ -89,9 +93,6 @@ class Octave:
         if hasattr(Tensor, name) and not name.startswith("__"):
             raise OctaveAttributeError(no_rule(getattr(Tensor, name), (self,)))
         raise AttributeError(f"'Octave' object has no attribute {name!r}")
-
-    def __getitem__(self, key: Any) -> Any:
-        raise OctaveError(no_rule(Tensor.__getitem__, (self,)))
 
     def __repr__(self) -> str:
         return f"Octave(high={list(self.high.shape)}, low={list(self.low.shape)})"
@@ -151,6 +152,17 @@ def merge(x: Tensor | Octave) -> Tensor:
     merged = resplit(x, 0)
     assert isinstance(merged, Tensor)
     return merged
+
+
+def share(x: Octave, start: int, stop: int) -> Tensor | Octave:
+    """Channels [start, stop) with their share of the low ones: the first k of C channels hold ``k * c // C`` of c.
+
+    Neighbouring shares neither overlap nor leave a gap. Both parts are narrowed, the high one first.
+    """
+    first, last = (k * low_channels(x) // x.shape[1] for k in (start, stop))
+    high = torch.narrow(x.high, 1, start - first, stop - start - last + first)
+    low = torch.narrow(x.low, 1, first, last - first)
+    return Octave(high, low) if last > first else high
 
 
 # ---- the convolution -----------------------------------------------------------------------------------------------

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.utils._pytree as pytree
+from timm.layers import SpaceToDepth
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -16,7 +18,7 @@ from octzoo.geometry import OctaveError, StrideMode
 from octzoo.layers import OCTAVE_OF
 from octzoo.octave import Octave
 
-Kind = Literal["octave", "zero", "plain"]
+Kind = Literal["octave", "zero", "plain", "whole"]
 
 
 class Row(NamedTuple):
@@ -24,7 +26,8 @@ class Row(NamedTuple):
 
     Attributes:
         pattern: of module names, with ``*`` and ``?``; "layer1.*" is everything inside layer1.
-        kind: "octave", "zero" (an octave layer of alpha 0: takes both parts, gives a tensor) or "plain" (untouched).
+        kind: "octave", "zero" (an octave layer of alpha 0: takes both parts, gives a tensor), "plain" (untouched) or
+            "whole" (untouched, but an octave is merged before it; for any module, not for leaves alone).
         multiple: the low channels are rounded down to a multiple of this, where the network splits them afterwards.
         stride_mode: what stride 2 does; None: "pool", but "conv" for even kernels, which pooling cannot keep.
     """
@@ -42,8 +45,10 @@ def read_plan(plan: Plan, names: Sequence[str] | None = None) -> tuple[Row, ...]
     """Rows from rows or plain tuples; OctaveError for one that means nothing, or would change none of ``names``."""
     rows = tuple(Row(*row) for row in plan)
     for row in rows:
-        if row.kind not in ("octave", "zero", "plain"):
-            raise OctaveError(f"plan row {row.pattern!r}: kind {row.kind!r} is not 'octave', 'zero' or 'plain'")
+        if row.kind not in get_args(Kind):
+            raise OctaveError(
+                f"plan row {row.pattern!r}: kind {row.kind!r} is not 'octave', 'zero', 'plain' or 'whole'"
+            )
         if row.stride_mode not in (None, "pool", "conv"):
             raise OctaveError(f"plan row {row.pattern!r}: stride_mode={row.stride_mode!r} is neither 'pool' nor 'conv'")
         if not isinstance(row.multiple, int) or row.multiple < 1:
@@ -64,7 +69,8 @@ def default_plan(model: nn.Module) -> tuple[Row, ...]:
     The authors leave the last stage out because its low maps would be 3.5 x 3.5 at 224. Stages are timm's
     ``feature_info``; without it the stem is the first convolution and the last stage the module in which the final
     resolution is reached. Convolutions of pooled vectors (squeeze-excite) stay plain. Where the network splits a
-    layer's channels, that layer's low channels become a multiple of the number of pieces.
+    layer's channels, that layer's low channels become a multiple of the number of pieces. A module that takes feature
+    maps apart into tokens or windows (attention) stays plain as a whole, and octaves are merged before it.
 
     Raises OctaveError if the network does not run on pictures of its size, or has fewer than two stages.
     """
@@ -80,10 +86,12 @@ def default_plan(model: nn.Module) -> tuple[Row, ...]:
     for i, name in enumerate(trace.leaves):
         if type(model.get_submodule(name)) in OCTAVE_OF or isinstance(model.get_submodule(name), nn.Conv2d):
             kinds[name] = "plain" if i < start else "octave" if i < end else "zero"
+    whole = _patterns(trace.apart_after(start), [name for name, _ in model.named_modules()])
+    within = [Row(pattern + ".*", "plain") for pattern in whole]
     vectors = [Row(pattern, "plain") for pattern in _patterns(trace.vectors, kinds)]
     split = [Row(name, kinds[name], pieces) for name, pieces in trace.pieces.items() if kinds[name] == "octave"]
     stages = _compress({name: kind for name, kind in kinds.items() if name not in trace.vectors})
-    return (*vectors, *split, *stages)
+    return (*(Row(pattern, "whole") for pattern in whole), *within, *vectors, *split, *stages)
 
 
 def _octave_range(model: nn.Module, trace: Trace) -> tuple[int, int]:
@@ -121,6 +129,7 @@ class Trace:
         spans: module name -> the leaves executed within, as [first, last + 1).
         vectors: the names of the convolutions of pooled vectors (1x1 maps).
         pieces: name of a convolution -> into how many pieces its channels are split afterwards.
+        apart: name of a module that takes feature maps apart -> how many leaves had been executed before.
     """
 
     def __init__(self, model: nn.Module):
@@ -130,16 +139,27 @@ class Trace:
         self.spans: dict[str, tuple[int, int]] = {}
         self.vectors: set[str] = set()
         self.pieces: dict[str, int] = {}
+        self.apart: dict[str, int] = {}
+        self._inside: list[str] = []  # the modules at work; "" for one that is not given a map
         self._channels: dict[int, str] = {}  # channel count -> the last convolution that gave so many
-        with hooked(model, self._enter, self._leave), _SplitWatch(self):
+        with hooked(model, self._enter, self._leave), _Watch(self):
             trial_run(model)
+
+    def apart_after(self, start: int) -> list[str]:
+        """The modules that take feature maps apart after ``start`` leaves, none inside another of them."""
+        names = {name for name, leaf in self.apart.items() if leaf >= start}
+        return sorted(n for n in names if not any(n.startswith(other + ".") for other in names))
 
     def _enter(self, name: str, module: nn.Module, x: Any) -> None:
         self.spans.setdefault(name, (len(self.leaves), len(self.leaves)))
+        takes_map = isinstance(x, Tensor) and x.ndim == 4 and tuple(x.shape[2:]) != (1, 1)
+        # A convolution that standardises its weight reshapes that, not the map.
+        self._inside.append(name if takes_map and not isinstance(module, nn.Conv2d) else "")
         if isinstance(module, nn.Conv2d) and isinstance(x, Tensor) and tuple(x.shape[2:]) == (1, 1):
             self.vectors.add(name)
 
     def _leave(self, name: str, module: nn.Module, y: Any) -> None:
+        self._inside.pop()
         if (not any(module.children()) or type(module) in OCTAVE_OF) and name not in self.leaves:
             if isinstance(module, nn.Conv2d) and name not in self.vectors:
                 self.convs.append(len(self.leaves))
@@ -152,9 +172,16 @@ class Trace:
         if pieces > 1 and channels in self._channels:
             self.pieces[self._channels[channels]] = pieces
 
+    def note_apart(self) -> None:
+        if self._inside and self._inside[-1]:
+            self.apart.setdefault(self._inside[-1], len(self.leaves))
 
-class _SplitWatch(TorchFunctionMode):
-    """Tells a trace of every split of a feature map into equal pieces of its channels."""
+
+_RESHAPES = (torch.reshape, Tensor.reshape, Tensor.view, torch.flatten, Tensor.flatten)
+
+
+class _Watch(TorchFunctionMode):
+    """Tells a trace of every split of a feature map's channels, and of every one whose rows and columns are undone."""
 
     def __init__(self, trace: Trace):
         super().__init__()
@@ -163,9 +190,11 @@ class _SplitWatch(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if func in (torch.split, Tensor.split, torch.chunk, Tensor.chunk) and args[0].ndim == 4:
-            widths = {piece.shape[1] for piece in out}
-            if widths == {args[0].shape[1] // len(out)}:
-                self.trace.note_split(args[0].shape[1], len(out))
+            widths = [piece.shape[1] for piece in out]
+            if sum(widths) == args[0].shape[1]:
+                self.trace.note_split(sum(widths), sum(widths) // math.gcd(*widths))
+        elif func in _RESHAPES and args[0].ndim == 4 and out.shape[-2:] != args[0].shape[2:] != (1, 1):
+            self.trace.note_apart()
         return out
 
 
@@ -176,15 +205,24 @@ def picture_size(model: nn.Module) -> tuple[int, int]:
     return size[1], size[2]
 
 
+def picture_channels(model: nn.Module) -> int:
+    """C of the pictures that a network is for: what its first convolution takes, before any pixels became channels."""
+    block = 1
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            return module.in_channels // block**2
+        if isinstance(module, (SpaceToDepth, nn.PixelUnshuffle)):
+            block *= module.bs if isinstance(module, SpaceToDepth) else module.downscale_factor
+    raise OctaveError(f"{type(model).__name__} has no convolution")
+
+
 def trial_run(model: nn.Module) -> Any:
     """The output of ``model`` in training mode on two pictures of its size, on the meta device.
 
     Costs no memory and no arithmetic and changes nothing: parameters, buffers, random numbers, training flags.
     """
-    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
-    if first is None:
-        raise OctaveError(f"{type(model).__name__} has no convolution")
-    x = torch.zeros(2, first.in_channels, *picture_size(model), device="meta", dtype=first.weight.dtype)
+    channels, dtype = picture_channels(model), next(model.parameters()).dtype
+    x = torch.zeros(2, channels, *picture_size(model), device="meta", dtype=dtype)
     state = {name: t.detach().to("meta") for name, t in [*model.named_parameters(), *model.named_buffers()]}
     counts = {n: b for n, b in model.named_buffers() if not (b.ndim or b.is_floating_point())}
     state |= {n: torch.zeros((), dtype=b.dtype) for n, b in counts.items()}  # batch norm may read its count of batches

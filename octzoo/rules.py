@@ -7,8 +7,10 @@ space give an ordinary vector of all channels, pooling works where it keeps the 
 from __future__ import annotations
 
 import functools
+import math
 import operator
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -16,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from octzoo.geometry import OctaveError, pair
-from octzoo.octave import RULES, Octave, describe, drop, no_rule
+from octzoo.octave import RULES, Octave, describe, drop, low_channels, no_rule, resplit, share
 
 
 def _rule(*functions: Callable) -> Callable:
@@ -54,12 +56,19 @@ for _name in _FUNCTIONAL_MAPS.split():
 
 
 def _binary(func: Callable, *spellings: Callable, inplace: bool = False, linear: bool = False) -> None:
-    """Enter an elementwise function of two arguments. ``linear`` ones take a whole feature map, which is dropped."""
+    """Enter an elementwise function of two arguments.
+
+    ``linear`` ones take a whole feature map, which is dropped, and octaves that are split elsewhere: the result has as
+    many low channels as the one with more, or, in place, as the first.
+    """
 
     def rule(a: Any, b: Any, *args: Any, **kwargs: Any) -> Octave:
-        octave = a if isinstance(a, Octave) else b
         if "out" in kwargs:
             raise OctaveError(no_rule(func, (a, b)))
+        if linear and isinstance(a, Octave) and isinstance(b, Octave) and a.shape == b.shape:
+            c = low_channels(a) if inplace else max(low_channels(a), low_channels(b))
+            a, b = resplit(a, c), resplit(b, c)
+        octave = a if isinstance(a, Octave) else b
         pairs = zip(_parts_like(a, octave, func, linear), _parts_like(b, octave, func, linear))
         f = getattr(Tensor, func.__name__ + "_") if inplace and octave is a else func
         return Octave(*(f(*pair, *args, **kwargs) for pair in pairs))
@@ -114,26 +123,48 @@ def _cat(tensors: Sequence[Tensor | Octave], dim: int = 0) -> Octave:
     return Octave(torch.cat(high, 1), torch.cat([t.low for t in tensors if isinstance(t, Octave)], 1))
 
 
+@_rule(torch.pow, Tensor.pow, Tensor.__pow__, operator.pow)
+def _pow(x: Any, exponent: Any) -> Octave:
+    """A number's power of both parts."""
+    if not isinstance(x, Octave) or not isinstance(exponent, (int, float)):
+        raise OctaveError(no_rule(torch.pow, (x, exponent)))
+    return x.map(torch.pow, exponent)
+
+
 @_rule(torch.split, Tensor.split)
-def _split(x: Octave, split_size_or_sections: int | Sequence[int], dim: int = 0) -> list[Octave]:
-    """Equal pieces of the channels, part by part."""
+def _split(x: Octave, split_size_or_sections: int | Sequence[int], dim: int = 0) -> list[Tensor | Octave]:
+    """Pieces of the channels, part by part."""
     size, channels = split_size_or_sections, x.shape[1]
     sizes = [size] * -(-channels // size) if isinstance(size, int) else list(size)
-    if dim not in (1, -3) or len(set(sizes)) != 1 or sum(sizes) != channels:
-        raise OctaveError(f"split of {x} into {size} on dimension {dim}: only into equal pieces of the channels (1)")
-    pieces = len(sizes)
-    if x.high.shape[1] % pieces or x.low.shape[1] % pieces:
+    if dim not in (1, -3) or sum(sizes) != channels:
+        raise OctaveError(f"split of {x} into {size} on dimension {dim}: only the channels (1), all of them")
+    equal, pieces = len(set(sizes)) == 1, channels // math.gcd(*sizes)
+    if x.low.shape[1] % pieces:
         raise OctaveError(
-            f"split of {x} into {pieces} pieces, which do not divide both parts: give the layer before it "
-            f"multiple={pieces} in the plan"
+            f"split of {x} into {f'{pieces} pieces' if equal else sizes}, which do not divide both parts: give the "
+            f"layer before it multiple={pieces} in the plan"
         )
+    if not equal:
+        starts = accumulate(sizes, initial=0)
+        return [share(x, start, start + n) for start, n in zip(starts, sizes)]
     return [Octave(*p) for p in zip(x.high.chunk(pieces, 1), x.low.chunk(pieces, 1))]
 
 
 @_rule(torch.chunk, Tensor.chunk)
-def _chunk(x: Octave, chunks: int, dim: int = 0) -> list[Octave]:
+def _chunk(x: Octave, chunks: int, dim: int = 0) -> list[Tensor | Octave]:
     """As ``_split``."""
     return _split(x, -(-x.shape[1] // chunks), dim)
+
+
+@_rule(Tensor.__getitem__, operator.getitem)
+def _getitem(x: Octave, key: Any) -> Tensor | Octave:
+    """``x[:, a:b]``: consecutive channels, with their share of the low ones (rounded down at both ends)."""
+    everything = slice(None)
+    if isinstance(key, tuple) and 2 <= len(key) <= 4 and key[0] == everything and isinstance(key[1], slice):
+        start, stop, step = key[1].indices(x.shape[1])
+        if step == 1 and start < stop and all(k is Ellipsis or k == everything for k in key[2:]):
+            return share(x, start, stop)
+    raise OctaveError(no_rule(Tensor.__getitem__, (x,)))
 
 
 @_rule(Tensor.expand_as)
@@ -241,6 +272,26 @@ def _missing(n: int, size: int, kernel: int, stride: int, padding: int, ceil_mod
     if ceil_mode and (given - 1) * stride >= n + padding:  # a window that starts in the padding is left out
         given -= 1
     return max((size - 1) * stride + kernel - 2 * padding - n, 0) if given < size else 0
+
+
+@_rule(F.interpolate)
+def _interpolate(
+    x: Octave,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+    recompute_scale_factor: bool | None = None,
+    antialias: bool = False,
+) -> Octave:
+    """Nearest neighbour by a whole factor, of each part: what the merged map would become."""
+    factors = pair(scale_factor) if isinstance(scale_factor, (tuple, list)) else (scale_factor, scale_factor)
+    if size is not None or mode != "nearest" or any(f is None or f < 1 or f != int(f) for f in factors):
+        raise OctaveError(f"interpolate of {x}: only by nearest neighbour and whole factors; merge(x) before it")
+    h, w = (n * int(f) for n, f in zip(x.shape[-2:], factors))
+    high, low = (F.interpolate(p, scale_factor=factors) if p.shape[1] else p for p in (x.high, x.low))
+    high = high if x.high.shape[1] else x.high.new_empty(x.high.shape[0], 0, h, w)
+    return Octave(high, low[..., : (h + 1) // 2, : (w + 1) // 2])
 
 
 def _method(rule: Callable) -> Callable:

@@ -10,9 +10,9 @@ from timm.layers import Conv2dSame, use_reentrant_ckpt
 from torch import Tensor, nn
 
 from octzoo.geometry import OctaveError, pair
-from octzoo.layers import OCTAVE_OF, OctConv2d
-from octzoo.octave import merge
-from octzoo.plan import Plan, Row, default_plan, find_row, picture_size, read_plan, trial_octaves
+from octzoo.layers import OCTAVE_OF, OctConv2d, octave_form
+from octzoo.octave import Octave, merge
+from octzoo.plan import Plan, Row, default_plan, find_row, picture_channels, picture_size, read_plan, trial_octaves
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -25,9 +25,9 @@ def octavize(model: M, alpha: float, plan: Plan | None = None, input_size: tuple
     Args:
         model: a network of timm, of torchvision, or of yours; on any device, "meta" too.
         alpha: the low share of the channels between octave layers, 0 to 1.
-        plan: rows of (pattern of module names, "octave" | "zero" | "plain"), the first that matches counts (see
-            ``octzoo.plan.Row``). Convolutions that none matches stay plain; norms follow what reaches them. None: the
-            stem stays plain, the last stage gets octave layers of alpha 0, all between is octave.
+        plan: rows of (pattern of module names, "octave" | "zero" | "plain" | "whole"), the first that matches counts
+            (see ``octzoo.plan.Row``). Convolutions that none matches stay plain; norms follow what reaches them. None:
+            the stem stays plain, the last stage gets octave layers of alpha 0, all between is octave.
         input_size: of one picture, [C, H, W]. None: as the network's pretrained_cfg says, else 3 x 224 x 224.
 
     Returns:
@@ -91,21 +91,44 @@ def _replace(name: str, module: nn.Module, row: Row | None) -> None:
     """Make one leaf an octave layer, as its row says, by changing its class."""
     kind = row.kind if row else "plain" if isinstance(module, nn.Conv2d) else "octave"
     plain = type(module)
-    if kind == "plain":
+    if kind == "whole":
+        module.__class__ = _whole_class(cast(Any, plain))
+    if kind in ("plain", "whole"):
         return
-    if plain not in OCTAVE_OF:
+    octave = octave_form(plain)
+    if octave is None:
         if isinstance(module, nn.Conv2d):
             raise OctaveError(f"{name}: {plain.__name__} has no octave form; give it a 'plain' row in the plan")
         return
-    module.__class__ = OCTAVE_OF[plain]
+    module.__class__ = octave
     if hasattr(module, "name"):
         cast(Any, module).name = name
     if row and isinstance(module, OctConv2d):
-        if plain is Conv2dSame:
+        if plain is Conv2dSame or getattr(module, "same_pad", False):
             module.padding = "same"
         module.multiple = row.multiple
         even = any(d * (k - 1) % 2 for k, d in zip(pair(module.kernel_size), pair(module.dilation)))
         module.stride_mode = row.stride_mode or ("conv" if even and pair(module.stride) == (2, 2) else "pool")
+
+
+class Whole(nn.Module):
+    """What a module of kind "whole" is, beside its own class: octaves are merged before it."""
+
+    _plain_class: type[nn.Module]
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _empty_whole, (self._plain_class,), self.__getstate__()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return cast(Any, super()).forward(*map(whole, args), **{key: whole(x) for key, x in kwargs.items()})
+
+
+def whole(x: Any) -> Any:
+    """``merge`` of an Octave; anything else as it is."""
+    return merge(x) if isinstance(x, Octave) else x
+
+
+torch.fx.wrap("whole")
 
 
 class OctaveNetwork(nn.Module):
@@ -126,7 +149,7 @@ class OctaveNetwork(nn.Module):
                 "torch.jit.script traces an octave network, which would freeze training mode: .eval() it first"
             )
         first = next(m for m in self.modules() if isinstance(m, nn.Conv2d))
-        x = first.weight.new_zeros(1, first.in_channels, *picture_size(self))
+        x = first.weight.new_zeros(1, picture_channels(self), *picture_size(self))
         # The check would trace once more and compare the graphs as text, the longest part by far in deep networks.
         return _Traced(torch.jit.trace(self, x, check_trace=False))
 
@@ -208,6 +231,19 @@ def _octave_class(plain: Any) -> Any:
     return type(
         f"Oct{plain.__name__}", bases, {"__module__": __name__, "__doc__": plain.__doc__, "_plain_class": plain}
     )
+
+
+@functools.cache
+def _whole_class(plain: Any) -> Any:
+    """The sibling of a module's class that is given whole maps, made once."""
+    names = {"__module__": __name__, "__doc__": plain.__doc__, "_plain_class": plain}
+    return type(f"Whole{plain.__name__}", (Whole, plain), names)
+
+
+def _empty_whole(plain: type[nn.Module]) -> nn.Module:
+    """As ``_empty``."""
+    sibling = _whole_class(cast(Any, plain))
+    return sibling.__new__(sibling)
 
 
 def _empty(plain: type[nn.Module]) -> nn.Module:

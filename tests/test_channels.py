@@ -11,6 +11,7 @@ from torch import nn
 
 from octzoo import OctaveError, merge, octavize
 from octzoo.channels import channel_order, reorder
+from octzoo.octave import Octave, low_channels
 
 # Name, what makes it small, alphas. Each has a full-size row as well, marked slow.
 MOVED = [
@@ -209,6 +210,77 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, x):
         return x * self.expand(self.reduce(x.mean((2, 3))).relu()).sigmoid()[:, :, None, None]
+
+
+def sliced(body, x):
+    """The first channels meet a shortcut, the others follow, as in RexNet."""
+    y = body[0](x)
+    y = torch.cat([y[:, :16] + body[1](x), y[:, 16:]], 1)
+    z = body[2](y)
+    return torch.cat([z[:, :24] + y, z[:, 24:]], 1)
+
+
+def partly(body, x):
+    """A part of the channels is convolved, as in FasterNet."""
+    y = body[0](x)
+    for _ in range(2):
+        a, b = y.split([8, 24], 1)
+        y = y + torch.cat([body[1](a), b], 1)
+    return y
+
+
+def resplit_sum(body, x):
+    """Sums of maps that are split elsewhere: a slice of one channel changes sides."""
+    y = body[0](x)
+    a, b = y[:, :6] + body[1](x), y[:, 6:]
+    assert not isinstance(y, Octave) or (low_channels(y[:, :6]), low_channels(a)) == (2, 3)
+    y = torch.cat([a, b], 1)
+    z = body[2](y)
+    assert not isinstance(y, Octave) or (low_channels(z[:, :17]), low_channels(y)) == (8, 9)
+    return torch.cat([z[:, :17] + y, z[:, 17:]], 1)
+
+
+def second(body, x):
+    """What was joined is cut apart again."""
+    return torch.cat([body[0](x), body[1](x)], 1)[:, 8:]
+
+
+@pytest.mark.parametrize(
+    ("way", "rows", "width", "alpha"),
+    [
+        (sliced, [(16, 24, 1), (16, 16, 1), (24, 32, 1)], 32, 0.25),
+        (sliced, [(16, 24, 1), (16, 16, 1), (24, 32, 1)], 32, 0.5),
+        (partly, [(16, 32, 1), (8, 8, 1)], 32, 0.25),
+        (resplit_sum, [(16, 17, 1), (16, 6, 1), (17, 19, 1)], 19, 0.5),
+        (second, [(16, 8, 1), (16, 8, 1)], 8, 0.5),
+    ],
+)
+def test_slices(way, rows, width, alpha):
+    plain = Net(convs(*rows), width, way)
+    octave = octave_twin(plain, alpha, PLAN)
+    octave.load_state_dict(reorder(plain.state_dict(), channel_order(octave)))
+    assert difference(plain, octave, constant_picture(size=16)) < 1e-10
+
+
+def test_a_slice_puts_the_rows_of_what_it_cuts_in_its_order():
+    plain = Net(convs((16, 8, 1)), 4, lambda body, x: body[0](x)[:, 4:])
+    order = check_moved(plain, 0.5, PLAN)
+    assert order["body.0.weight"][0].tolist() == [0, 1, 4, 5, 2, 3, 6, 7]
+    assert "last.weight" not in order
+
+
+def test_a_slice_of_other_channels_than_the_plain_one_is_refused():
+    def way(body, x):  # 8 all high, then 8 of which 4 are low: the first 8 of both are not those
+        return torch.cat([x[:, :8], body[0](x)], 1)[:, :8]
+
+    octave = octave_twin(Net(convs((16, 8, 1)), 8, way), 0.5, PLAN)
+    with pytest.raises(OctaveError, match=r"^the network \(narrow\): takes 8 channels that are others in the plain"):
+        channel_order(octave)
+
+
+def test_a_whole_grouped_convolution_is_given_the_plain_groups():
+    plain = Net(nn.Sequential(*convs((16, 8, 1), (8, 8, 2))), 8)
+    assert channel_order(octave_twin(plain, 0.25, [("body.1", "whole"), *PLAN])) == {}
 
 
 AFTER = {  # layers, their width, how many of their tensors move

@@ -60,6 +60,10 @@ CASES = {
     "squeeze-excite, depthwise": lambda: (build("mobilenetv3_small_050"), pictures()),
     "groups, norm-act": lambda: (build("regnetx_002"), pictures()),
     "layer norm": lambda: (build("convnext_atto", depths=(1, 1, 1, 1)), pictures()),
+    "standardised weights, attention": lambda: (build("test_nfnet"), pictures()),
+    "whole modules": lambda: (build("test_coatnet"), pictures(size=160)),
+    "selective kernels": lambda: (build("skresnet18", layers=(1, 1, 1, 1)), pictures()),
+    "split attention": lambda: (build("resnest14d"), pictures()),
 }
 
 
@@ -150,6 +154,11 @@ def test_compiled_activations_equal_eager(activation, inplace):
 FUNCTIONS = {
     "cat": lambda x: torch.cat([x, x], 1),
     "split": lambda x: torch.cat(torch.split(x, 4, 1), 1),
+    "unequal split": lambda x: torch.cat(list(x.split([2, 6], 1)), 1),
+    "slice": lambda x: x[:, 3:7],
+    "sum of two splits": lambda x: x[:, :4] + torch.cat([x[:, :3], x[:, 7:]], 1),
+    "power": lambda x: x**2,
+    "enlargement": nn.Upsample(scale_factor=2),
     "chunk": lambda x: x.chunk(2, 1)[1],
     "mean": lambda x: x.mean((2, 3), keepdim=True),
     "amax": lambda x: x.amax((2, 3)),

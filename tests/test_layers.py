@@ -7,13 +7,32 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from timm.layers import BatchNormAct2d, BlurPool2d, GroupNorm, GroupNorm1, LayerNorm2d
+from timm.layers import (
+    BatchNormAct2d,
+    BlurPool2d,
+    GroupNorm,
+    GroupNorm1,
+    GroupNormAct,
+    LayerNorm2d,
+    LayerNormAct2d,
+    RmsNorm2d,
+    RmsNormAct2d,
+    ScaledStdConv2d,
+    ScaledStdConv2dSame,
+    SelectiveKernel,
+    SplitAttn,
+    StdConv2d,
+    StdConv2dSame,
+)
+from timm.layers.norm_act import GroupNorm1Act
 from torch import nn
 from torch.testing import assert_close
 
-from octzoo import OctConv2d, sync_batchnorm
-from octzoo.layers import OCTAVE_OF, OctBatchNorm2d, OctBatchNormAct2d, OctBlurPool2d, OctGroupNorm, OctLayerNorm2d
-from octzoo.octave import Octave, OctaveError, drop, merge, octave_conv2d
+from octzoo import OctConv2d, channel_order, octavize, set_alpha, sync_batchnorm
+from octzoo.channels import reorder
+from octzoo.layers import OCTAVE_OF, OctBatchNorm2d, OctBatchNormAct2d, OctBlurPool2d, octave_form
+from octzoo.norms import OctGroupNorm, OctLayerNorm2d, OctRmsNorm2d
+from octzoo.octave import Octave, OctaveError, drop, merge, octave_conv2d, pool
 
 
 def assert_octaves_close(actual, expected, **kwargs):
@@ -389,6 +408,139 @@ def test_layer_norm_is_over_the_channels_of_each_part(affine):
     assert torch.equal(octave(drop(x, 8)).low, plain(drop(x, 8).low))
 
 
+@pytest.mark.parametrize("affine", [True, False])
+def test_rms_norm_is_over_the_channels_of_each_part(affine):
+    plain = randomised(RmsNorm2d(8, affine=affine))
+    octave = OctRmsNorm2d(8, affine=affine)
+    octave.load_state_dict(plain.state_dict())
+    x = drop(torch.randn(2, 8, 5, 6), 2)
+    assert torch.equal(octave(x.high.repeat(1, 2, 1, 1)[:, :8]), plain(x.high.repeat(1, 2, 1, 1)[:, :8]))
+    weight = plain.weight if affine else torch.ones(8)
+    high, low = (p / (p.square().mean(1, keepdim=True) + plain.eps).sqrt() for p in (x.high, x.low))
+    assert_octaves_close(octave(x), Octave(high * weight[:6, None, None], low * weight[6:, None, None]))
+
+
+NORM_ACTS = {
+    GroupNormAct: (OctGroupNorm, lambda m: m(4, 8), {"num_groups": 4}),
+    GroupNorm1Act: (OctGroupNorm, lambda m: m(1, 8), {}),
+    LayerNormAct2d: (OctLayerNorm2d, lambda m: m(8), {}),
+    RmsNormAct2d: (OctRmsNorm2d, lambda m: m(8), {}),
+}
+
+
+@pytest.mark.parametrize("plain", NORM_ACTS, ids=lambda c: c.__name__)
+def test_norm_acts_are_a_norm_and_an_activation(plain):
+    norm_class, make, options = NORM_ACTS[plain]
+    module = randomised(plain(8, act_layer=nn.SiLU, **options))
+    norm = make(norm_class)
+    norm.load_state_dict(module.state_dict())
+    norm.eps = module.eps
+    x = torch.randn(2, 8, 5, 6)
+    expected = module(x)
+    module.__class__ = OCTAVE_OF[plain]
+    assert torch.equal(module(x), expected)
+    assert_octaves_close(module(drop(x, 2)), norm(drop(x, 2)).map(F.silu))
+
+
+def test_a_norm_that_differs_in_its_constructor_alone_is_what_its_base_is():
+    class NoBias(GroupNorm1):
+        def __init__(self, channels):
+            super().__init__(channels)
+            self.bias = None
+
+    class Other(GroupNorm1):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    class Convolution(nn.Conv2d):
+        pass
+
+    assert octave_form(NoBias) is OctGroupNorm
+    assert octave_form(Other) is octave_form(Convolution) is octave_form(nn.Linear) is None
+
+
+# ---- weights that are standardised ---------------------------------------------------------------------------------
+
+
+def standardised(weight, gain, eps):
+    """Row by row, from the definition."""
+    rows = []
+    for i, row in enumerate(weight):
+        mean = row.sum() / row.numel()
+        variance = (row - mean).square().sum() / row.numel()
+        rows.append((row - mean) / (variance + eps).sqrt() * (1 if gain is None else gain[i]))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(
+    "kind", [StdConv2d, StdConv2dSame, ScaledStdConv2d, ScaledStdConv2dSame], ids=lambda c: c.__name__
+)
+def test_standardised_weights_are_those_of_whole_rows(kind, stride):
+    plain = kind(8, 8, 3, stride=stride, groups=2, bias=True).double()
+    scaled = hasattr(plain, "gain")
+    if scaled:
+        plain.gain.data.uniform_(0.5, 2)
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), copy.deepcopy(plain), nn.Conv2d(8, 4, 1)).double()
+    plan = [("1", "octave", 1, "conv"), ("2", "zero")]
+    x = torch.randn(2, 8, 9, 8).double()
+    model = octavize(net, 0, plan, input_size=(3, 16, 16))
+    assert_close(model[1](x), plain(x))  # alpha 0: what timm computes
+    layer = set_alpha(model, 0.5)[1]
+    gain = plain.gain.flatten() * plain.scale if scaled else None
+    weight = standardised(plain.weight, gain, plain.eps)
+    padding = "same" if kind in (StdConv2dSame, ScaledStdConv2dSame) else 1
+    y = drop(x, 4)
+    expected = octave_conv2d(y, weight, plain.bias, stride, padding, 1, 2, low_out=4, stride_mode="conv")
+    assert_octaves_close(layer(y), expected)
+    assert shapes(layer) == shapes(plain)
+
+
+# ---- blocks over several maps --------------------------------------------------------------------------------------
+
+
+def as_constant(block):
+    """``block`` with convolutions that keep a constant map constant."""
+    for module in block.modules():
+        if isinstance(module, nn.Conv2d):
+            module.padding_mode = "replicate"
+    return block.double().eval()
+
+
+BLOCKS = {
+    "selective kernel": lambda: SelectiveKernel(16, 16),
+    "selective kernel of the whole input": lambda: SelectiveKernel(16, 16, split_input=False),
+    "split attention": lambda: SplitAttn(16, 16, norm_layer=nn.BatchNorm2d),
+    "split attention of three": lambda: SplitAttn(24, 24, radix=3),
+    "split attention of one": lambda: SplitAttn(16, 16, radix=1),
+}
+
+
+@pytest.mark.parametrize("case", BLOCKS)
+def test_blocks_compute_what_the_plain_ones_do(case):
+    """On tensors exactly; in a network, on constant pictures and with the weights in the octave order."""
+    block = as_constant(BLOCKS[case]())
+    width = 24 if "three" in case else 16
+    x = torch.randn(2, width, 6, 6).double()
+    twin = copy.deepcopy(block)
+    twin.__class__ = octave_form(type(block))
+    assert_close(twin(x), block(x))
+    plain = nn.Sequential(nn.Conv2d(3, width, 1), nn.Conv2d(width, width, 1), block, nn.Conv2d(width, 8, 1)).double()
+    for key, t in plain.state_dict().items():
+        if "running" in key:
+            t.uniform_(0.5, 1.5)
+    vectors = [("*.fc*", "plain"), ("*.attn.*", "plain")]
+    plan = [*vectors, ("1", "octave"), ("2.*", "octave"), ("3", "zero")]
+    model = octavize(copy.deepcopy(plain), 0.5, plan, input_size=(3, 16, 16)).eval()
+    model.load_state_dict(reorder(plain.state_dict(), channel_order(model)))
+    seen = []
+    model[2].register_forward_hook(lambda m, args, out: seen.append(out))
+    picture = torch.randn(2, 3, 1, 1).double().expand(-1, -1, 16, 16)
+    assert_close(model(picture), plain.eval()(picture))
+    assert isinstance(seen[0], Octave)
+    assert not torch.allclose(model[2](drop(x, width // 2)).low, pool(block(x))[:, width // 2 :])
+
+
 @pytest.mark.parametrize("filt_size", [3, 4, 5])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_blur_pool_is_the_same_filter_on_each_part(filt_size, stride):
@@ -418,6 +570,12 @@ def test_octave_classes_need_no_attribute_that_plain_ones_lack():
         GroupNorm1: (8,),
         LayerNorm2d: (8,),
         BlurPool2d: (8,),
+        GroupNormAct: (8, 4),
+        GroupNorm1Act: (8,),
+        LayerNormAct2d: (8,),
+        RmsNorm2d: (8,),
+        RmsNormAct2d: (8,),
+        **dict.fromkeys([StdConv2d, StdConv2dSame, ScaledStdConv2d, ScaledStdConv2dSame], (8, 8, 1)),
     }
     from timm.layers import Conv2dSame
 

@@ -566,6 +566,7 @@ INPLACE = ADD_INPLACE + MUL_INPLACE + DIV_INPLACE
 POOLS = [F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d]
 OTHERS = [Tensor.expand_as, torch.cat, torch.concat, torch.split, Tensor.split, torch.chunk, Tensor.chunk]
 OTHERS += [torch.mean, Tensor.mean, torch.amax, Tensor.amax, *POOLS]
+OTHERS += [torch.pow, Tensor.pow, Tensor.__pow__, operator.pow, Tensor.__getitem__, operator.getitem, F.interpolate]
 
 
 METHODS = {getattr(Tensor, name): name for name in [*MAPS, *TENSOR_MAPS] if hasattr(Tensor, name)}
@@ -723,6 +724,69 @@ def test_split_and_chunk_are_part_by_part(low):
         assert_octaves_close(torch.cat(list(pieces), 1), x)
 
 
+def channels(x):
+    """[(is it low, the map of one channel), ...] in the octave's order."""
+    return [(is_low, p[:, i]) for is_low, p in enumerate(parts(x)) for i in range(p.shape[1])]
+
+
+@pytest.mark.parametrize("low", [2, 3, 8])
+def test_slices_of_the_channels_have_their_share_of_both_parts(low):
+    """Counted one by one: of the first k of 8 channels, k * low // 8 are low. What is cut apart is all there."""
+    x = octave(8, low, (5, 4))
+    is_low = [(k + 1) * low // 8 - k * low // 8 for k in range(8)]  # whether the k-th channel is
+    for start, stop in itertools.combinations(range(9), 2):
+        y = x[:, start:stop]
+        highs = [k for k in range(8) if not is_low[k]].index
+        high = [parts(x)[0][:, highs(k)] for k in range(start, stop) if not is_low[k]]
+        lows = [k for k in range(8) if is_low[k]].index
+        low_ones = [parts(x)[1][:, lows(k)] for k in range(start, stop) if is_low[k]]
+        got = channels(y)
+        assert [p for p, _ in got] == [0] * len(high) + [1] * len(low_ones)
+        assert all(torch.equal(a, b) for (_, a), b in zip(got, high + low_ones))
+        assert y.shape == (2, stop - start, 5, 4)
+        for key in ((slice(None), slice(start, stop), ...), (slice(None), slice(start - 8, stop), slice(None))):
+            assert_octaves_close(x[key], y)
+
+
+def test_unequal_pieces_are_slices():
+    x = octave(8, 4, (5, 4))
+    for pieces in (torch.split(x, [2, 6], 1), x.split([2, 6], dim=1), [x[:, :2], x[:, 2:]]):
+        assert_octaves_close(pieces[0], Octave(x.high[:, :1], x.low[:, :1]))
+        assert_octaves_close(pieces[1], Octave(x.high[:, 1:], x.low[:, 1:]))
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("function", [operator.add, operator.sub, torch.add, operator.iadd], ids=name_of)
+def test_a_sum_of_two_splits_has_the_low_channels_of_the_one_with_more(function, size):
+    x, y = octave(8, 2, size), octave(8, 4, size)
+    dropped = Octave(x.high[:, :4], torch.cat([pool(x.high[:, 4:]), x.low], 1))
+    if function is operator.iadd:  # in place: those of the first
+        assert_octaves_close(function(copy.deepcopy(y), x), y + dropped)
+        z = copy.deepcopy(x)
+        assert_octaves_close(function(z, y), x + resplit(y, 2))
+        assert_octaves_close(z, x + resplit(y, 2))
+    else:
+        assert_octaves_close(function(x, y), function(dropped, y))
+        assert_octaves_close(function(y, x), function(y, dropped))
+
+
+@pytest.mark.parametrize("low", [2, 8])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_powers_and_enlargement_are_those_of_the_merged_map(size, low):
+    x = octave(8, low, size).map(Tensor.abs)
+    for y in (x**2, x.pow(2), torch.pow(x, 2), operator.pow(x, 2)):
+        assert isinstance(y, Octave)
+        assert_close(merge(y), merge(x) * merge(x))
+    assert_close(merge(x**0.5), merge(x).sqrt())
+    for factor in (1, 2, 3, (2, 1)):
+        y = F.interpolate(x, scale_factor=factor)
+        assert isinstance(y, Octave)
+        assert y.low.shape[2:] == ((y.shape[2] + 1) // 2, (y.shape[3] + 1) // 2)
+        h, w = factor if isinstance(factor, tuple) else (factor, factor)
+        assert torch.equal(merge(y), merge(x).repeat_interleave(h, 2).repeat_interleave(w, 3))
+    assert torch.equal(merge(nn.Upsample(scale_factor=2)(x)), merge(F.interpolate(x, scale_factor=2)))
+
+
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("low", [2, 8])
 def test_reductions_over_space_are_of_each_part(size, low):
@@ -803,10 +867,30 @@ NO_ANSWER = {
         "permute has no meaning for an Octave (Octave(high=[2, 6, 6, 6], low=[2, 2, 3, 3])): leave the layers that "
         "feed it plain, or merge(x) before it",
     ),
-    "another split": (
-        lambda x: x + octave(8, 4, (6, 6)),
-        "add of Octave(high=[2, 6, 6, 6], low=[2, 2, 3, 3]) and Octave(high=[2, 4, 6, 6], low=[2, 4, 3, 3]): their "
+    "a product with another split": (
+        lambda x: x * octave(8, 4, (6, 6)),
+        "mul of Octave(high=[2, 6, 6, 6], low=[2, 2, 3, 3]) and Octave(high=[2, 4, 6, 6], low=[2, 4, 3, 3]): their "
         "channels or sizes do not match",
+    ),
+    "a sum with other channels": (
+        lambda x: x + octave(6, 2, (6, 6)),
+        "add of Octave(high=[2, 6, 6, 6], low=[2, 2, 3, 3]) and Octave(high=[2, 4, 6, 6], low=[2, 2, 3, 3]): their "
+        "channels or sizes do not match",
+    ),
+    "a power of two maps": (
+        lambda x: x**x,
+        "pow has no meaning for an Octave (Octave(high=[2, 6, 6, 6], low=[2, 2, 3, 3]), Octave(high=[2, 6, 6, 6], "
+        "low=[2, 2, 3, 3])): leave the layers that feed it plain, or merge(x) before it",
+    ),
+    "an enlargement by a fraction": (
+        lambda x: F.interpolate(x, scale_factor=1.5),
+        "interpolate of Octave(high=[2, 6, 6, 6], low=[2, 2, 3, 3]): only by nearest neighbour and whole factors; "
+        "merge(x) before it",
+    ),
+    "rows": (
+        lambda x: x[:, :, 1:],
+        "__getitem__ has no meaning for an Octave (Octave(high=[2, 6, 6, 6], low=[2, 2, 3, 3])): leave the layers that "
+        "feed it plain, or merge(x) before it",
     ),
     "a tensor of another size": (
         lambda x: x + randn(2, 8, 5, 6),
@@ -827,10 +911,15 @@ NO_ANSWER = {
         lambda x: torch.cat([x, x]),
         "cat of octaves on dimension 0: only channels (1) can be joined",
     ),
-    "unequal pieces": (
+    "unequal pieces that do not divide both parts": (
         lambda x: x.split([2, 6], 1),
-        "split of Octave(high=[2, 6, 6, 6], low=[2, 2, 3, 3]) into [2, 6] on dimension 1: only into equal pieces of "
-        "the channels (1)",
+        "split of Octave(high=[2, 6, 6, 6], low=[2, 2, 3, 3]) into [2, 6], which do not divide both parts: give the "
+        "layer before it multiple=4 in the plan",
+    ),
+    "pieces of the rows": (
+        lambda x: x.split(3, 2),
+        "split of Octave(high=[2, 6, 6, 6], low=[2, 2, 3, 3]) into 3 on dimension 2: only the channels (1), all of "
+        "them",
     ),
     "pieces that do not divide both parts": (
         lambda x: x.chunk(4, 1),
@@ -874,7 +963,12 @@ def test_what_has_no_meaning_raises_with_the_function_and_the_shapes(case):
         lambda x: torch.add(x, x, out=torch.empty(0)),
         lambda x: torch.where(torch.ones(2, 8, 16, 16) > 0, x, x),
         lambda x: torch.zeros(2, 8, 16, 16).copy_(x),
-        lambda x: F.interpolate(x, scale_factor=2),
+        lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"),
+        lambda x: F.interpolate(x, size=(32, 32)),
+        lambda x: x[:, 1],
+        lambda x: x[:, ::2],
+        lambda x: x[:, 4:4],
+        lambda x: x[:1],
         lambda x: F.pad(x, (1, 1)),
         lambda x: nn.Linear(8, 8)(x),
         lambda x: nn.PReLU(8)(x),
@@ -887,7 +981,7 @@ def test_never_a_half_answer(function):
 
 @pytest.mark.parametrize(
     "function",
-    [lambda x: x**2, lambda x: x @ x, lambda x: x[0], lambda x: x > 0, len, list],
+    [lambda x: x**x, lambda x: 2**x, lambda x: x @ x, lambda x: x[0], lambda x: x > 0, len, list],
 )
 def test_operators_without_a_rule_fail_loudly(function):
     with pytest.raises((OctaveError, TypeError)):
@@ -899,7 +993,8 @@ def test_an_attribute_that_tensors_have_not_either():
     with pytest.raises(AttributeError, match=r"^'Octave' object has no attribute 'colour'$"):
         _ = x.colour
     assert not hasattr(x, "permute")
-    assert not hasattr(x, "requires_grad")
+    assert not x.requires_grad
+    assert octzoo.Octave(x.high, x.low.clone().requires_grad_()).requires_grad
 
 
 def test_an_octave_says_what_it_is():

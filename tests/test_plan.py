@@ -7,7 +7,7 @@ import torchvision
 from torch import nn
 
 from octzoo.octave import OctaveError
-from octzoo.plan import Row, default_plan, find_row, read_plan
+from octzoo.plan import Row, default_plan, find_row, picture_channels, read_plan
 
 
 def kinds(model):
@@ -64,6 +64,61 @@ def test_layers_whose_channels_are_split_get_that_multiple():
     table = kinds(build("res2net50_26w_4s"))
     assert table["layer1.0.conv1"] == table["layer3.5.conv1"] == ("octave", 4)
     assert table["layer1.0.conv3"] == table["layer1.0.convs.0"] == ("octave", 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "conv", "multiple"),
+    [("fasternet_t0", "stages.1.downsample.reduction", 4), ("shvit_s1", "stages.1.downsample.conv3.conv", 14)],
+)
+def test_unequal_pieces_count_as_their_greatest_common_width(name, conv, multiple):
+    """80 channels split into 20 and 60 are 4 pieces of 20; 224 into 48 and 176 are 14 of 16."""
+    assert multiple in {pieces for _, pieces in kinds(build(name)).values()}
+
+
+class Tokens(nn.Module):
+    """Attention without weights: every pixel becomes the mean of all."""
+
+    def __init__(self):
+        super().__init__()
+        self.values = nn.Conv2d(8, 8, 1)
+
+    def forward(self, x):
+        tokens = self.values(x).flatten(2)
+        return tokens.mean(2, keepdim=True).expand_as(tokens).reshape(x.shape)
+
+
+class Attentive(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.first, self.tokens = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 1), Tokens()
+        self.second, self.last = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3, 2, 1)
+
+    def forward(self, x):
+        x = self.first(self.stem(x))
+        x = self.second(x + self.tokens(x))
+        return self.last(x).mean((2, 3))
+
+
+def test_modules_that_take_maps_apart_are_whole_and_plain_within():
+    assert kinds(Attentive()) == {
+        "stem": ("plain", 1),
+        "first": ("octave", 1),
+        "tokens.values": ("plain", 1),
+        "second": ("octave", 1),
+        "last": ("zero", 1),
+    }
+    assert [row.pattern for row in default_plan(Attentive()) if row.kind == "whole"] == ["tokens"]
+
+
+def test_a_convolution_that_reshapes_its_weight_takes_no_map_apart():
+    assert "whole" not in {row.kind for row in default_plan(build("test_nfnet"))}
+    assert "whole" not in {row.kind for row in default_plan(build("vgg11"))}  # a flattened vector is no map either
+
+
+@pytest.mark.parametrize(("name", "channels"), [("resnet18", 3), ("tresnet_m", 3)])
+def test_pictures_have_the_channels_before_any_pixels_become_channels(name, channels):
+    assert picture_channels(build(name)) == channels
+    assert picture_channels(nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(4, 8, 1))) == 1
 
 
 @pytest.mark.parametrize(
@@ -133,7 +188,7 @@ def test_rows_may_be_tuples_and_the_first_that_matches_counts():
 @pytest.mark.parametrize(
     ("row", "text"),
     [
-        (("layer1.*", "octav"), "plan row 'layer1.*': kind 'octav' is not 'octave', 'zero' or 'plain'"),
+        (("layer1.*", "octav"), "plan row 'layer1.*': kind 'octav' is not 'octave', 'zero', 'plain' or 'whole'"),
         (("layer1.*", "octave", 0), "plan row 'layer1.*': multiple=0 is not a whole number from 1"),
         (("layer1.*", "octave", 1.5), "plan row 'layer1.*': multiple=1.5 is not a whole number from 1"),
         (

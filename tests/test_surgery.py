@@ -239,12 +239,6 @@ REFUSED = {
         "leave the layers that feed it plain, or merge(x) before it",
     ),
     "a convolution with a class of its own": (
-        lambda: build("resnetv2_50x1_bit"),
-        0.5,
-        None,
-        "stages.0.blocks.0.downsample.conv: StdConv2d has no octave form; give it a 'plain' row in the plan",
-    ),
-    "yours too": (
         lambda: Logits(Weird(8, 8, 1)),
         0.5,
         None,
@@ -291,7 +285,7 @@ REFUSED = {
         lambda: build("resnet10t"),
         0.5,
         [("*", "octav")],
-        "plan row '*': kind 'octav' is not 'octave', 'zero' or 'plain'",
+        "plan row '*': kind 'octav' is not 'octave', 'zero', 'plain' or 'whole'",
     ),
     "a bad multiple": (
         lambda: build("resnet10t"),
@@ -331,6 +325,81 @@ def test_a_network_that_returns_several_tensors_is_not_one_that_ends_in_an_octav
 
     out = octavize(Two(), 0.5)(pictures())
     assert [type(y) for y in out] == [Tensor, Tensor]
+
+
+# ---- modules that are given whole maps ----------------------------------------------------------------------------
+
+
+class Attention(nn.Module):
+    """Of every pixel to every pixel."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.qkv, self.proj = nn.Conv2d(width, 3 * width, 1), nn.Conv2d(width, width, 1)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).flatten(2).chunk(3, 1)
+        return self.proj((v @ (q.transpose(1, 2) @ k).softmax(1)).view(x.shape))
+
+
+class Mixing(nn.Module):
+    pretrained_cfg = {"input_size": (3, 16, 16)}  # noqa: RUF012
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.first, self.attention = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), Attention(8)
+        self.second, self.last = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 4, 3, 2, 1)
+
+    def forward(self, x):
+        x = self.first(self.stem(x))
+        return self.last(self.second(x + self.attention(x))).mean((2, 3))
+
+
+def test_a_module_that_takes_maps_apart_is_given_them_merged():
+    """Computed by hand from the layers."""
+    model, x = Mixing().double(), torch.randn(2, 3, 16, 16).double()
+    plain = copy.deepcopy(model.attention)
+    octavize(model, 0.5)
+    y = model.first(model.stem(x))
+    assert isinstance(y, Octave)
+    assert torch.equal(model.attention(y), plain(merge(y)))
+    assert_close(model(x), model.last(model.second(y + plain(merge(y)))).mean((2, 3)))
+    assert isinstance(model.attention, Attention)
+    assert type(model.attention.qkv) is nn.Conv2d
+    model(x).sum().backward()
+    assert all(p.grad.any() for n, p in model.named_parameters() if n != "attention.qkv.bias")
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"])
+def test_copies_of_whole_modules(copied):
+    model, x = octavize(Mixing(), 0.5), pictures(2, 16)
+    other = copied(model)
+    assert type(other.attention) is type(model.attention)
+    assert torch.equal(other(x), model(x))
+    assert torch.equal(
+        copied(model.attention)(x.repeat(1, 3, 1, 1)[:, :8]), model.attention(x.repeat(1, 3, 1, 1)[:, :8])
+    )
+
+
+WHOLE = {
+    "a stride of 3": lambda: nn.Conv2d(8, 8, 3, 3, 1),
+    "a border lost": lambda: nn.Conv2d(8, 8, 3),
+    "groups that do not divide": lambda: nn.Conv2d(8, 8, 3, padding=1, groups=8 // 2),
+    "an activation with a weight for every channel": lambda: nn.PReLU(8),
+    "yours": lambda: Weird(8, 8, 1),
+}
+
+
+@pytest.mark.parametrize("case", WHOLE)
+def test_anything_can_be_given_whole_maps(case):
+    model = Logits(nn.Sequential(nn.Conv2d(8, 8, 1), WHOLE[case](), nn.Conv2d(8, 8, 1)))
+    odd = copy.deepcopy(model.middle[1])
+    octavize(model, 0.25, [("middle.1", "whole"), ("middle.*", "octave"), ("last", "zero")])
+    y = model.middle[0](torch.randn(2, 8, 12, 12))
+    assert isinstance(y, Octave)
+    assert torch.equal(model.middle[1](y), odd(merge(y)))
+    assert model(pictures()).shape == (2, 8)
+    assert repr(model)
 
 
 # ---- set_alpha -----------------------------------------------------------------------------------------------------
