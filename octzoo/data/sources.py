@@ -14,12 +14,14 @@ from PIL import Image
 from timm.data import create_dataset
 from torch.utils.data import Dataset
 
+from octzoo.errors import UserError
+
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".ppm", ".tif", ".tiff")
 TORCHVISION_WITH_VALIDATION = ("imagenet", "places365")  # and without a labelled test set
 VALIDATION_FOLDERS = ("validation", "val", "valid", "eval")
 
 
-class SettingError(ValueError):
+class SettingError(UserError):
     """A setting that cannot work. The message names the setting, what was found, and the remedy."""
 
 

@@ -1,0 +1,102 @@
+"""A server on the loopback address that serves files, resumes them, and misbehaves as told."""
+
+import hashlib
+import json
+import threading
+import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class FileServer(ThreadingHTTPServer):
+    """Serves ``files`` (path -> bytes) with Range, and of the Hub what a download of ``hub`` (id -> bytes) asks for.
+
+    ``faults`` are taken one a GET of a file, in order: an int is a status to answer with, ("drop", n) breaks the
+    connection after n bytes, ("flip", n) inverts byte n, "no range" ignores Range, None is a good answer. ``silent``
+    never answers anything. ``requests`` are (method, path, Range).
+    """
+
+    daemon_threads = True
+
+    def __init__(self, files=None, faults=(), hub=None, silent=False):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files, self.faults, self.hub, self.silent = files or {}, list(faults), hub or {}, silent
+        self.requests = []
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+    def gets(self, path):
+        return [r for r in self.requests if r[:2] == ("GET", path)]
+
+    def handle_error(self, request, client_address):
+        """A client that went away is part of the tests."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args):
+        pass
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
+        server, path = self.server, self.path.split("?")[0]
+        server.requests.append((self.command, path, self.headers.get("Range")))
+        while server.silent:
+            time.sleep(0.1)
+        content, headers = server.files.get(path), {}
+        for repo, body in server.hub.items():
+            sha = hashlib.sha256(body).hexdigest()
+            if path == f"/api/models/{repo}":
+                lfs = {"sha256": sha, "size": len(body), "pointerSize": 134}
+                sibling = {"rfilename": "model.safetensors", "size": len(body), "blobId": "0" * 40, "lfs": lfs}
+                return self.answer(200, json.dumps({"id": repo, "sha": "c" * 40, "siblings": [sibling]}).encode())
+            if path.startswith(f"/{repo}/resolve/") and path.endswith("/model.safetensors"):
+                content = body
+                headers = {"X-Repo-Commit": "c" * 40, "X-Linked-Etag": f'"{sha}"', "X-Linked-Size": str(len(body))}
+        if content is None:
+            headers = {"X-Error-Code": "RepoNotFound"} if path.startswith("/api/") or "/resolve/" in path else {}
+            return self.answer(404, b"", headers)
+        fault = server.faults.pop(0) if server.faults and self.command == "GET" else None
+        if isinstance(fault, int):
+            return self.answer(fault, b"")
+        start = 0
+        if (wanted := self.headers.get("Range")) and fault != "no range":
+            start = int(wanted.removeprefix("bytes=").split("-")[0])
+            if start >= len(content):
+                return self.answer(416, b"")
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        kind, where = fault if isinstance(fault, tuple) else (fault, None)
+        if kind == "flip":
+            content = content[:where] + bytes([content[where] ^ 0xFF]) + content[where + 1 :]
+        return self.answer(
+            206 if "Content-Range" in headers else 200, content[start:], headers, kind == "drop" and where
+        )
+
+    def answer(self, status, body, headers=None, drop_after=None):
+        self.send_response(status)
+        for key, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        if drop_after:
+            self.wfile.write(body[:drop_after])
+            self.close_connection = True
+        else:
+            self.wfile.write(body)
+
+
+@contextmanager
+def serving(*args, **kwargs):
+    """A ``FileServer`` while the block runs."""
+    server = FileServer(*args, **kwargs)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.silent = False
+        server.shutdown()
+        server.server_close()

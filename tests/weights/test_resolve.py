@@ -1,0 +1,189 @@
+"""``pretrained=True``: which places are asked, in which order, and what is said when none has the weights.
+
+timm in processes of its own, against loopback servers that stand for the Hub and for the authors' server.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.fileserver import serving
+from tests.released import parameters, write_released
+
+REPOSITORY = Path(__file__).parents[2]
+# the smallest released file: no checksum of it is known; and the smallest with a known one
+NAME, KEY = "oct_mobilenetv1_075_a0.375", "mobilenet_v1_075_alpha-0.375"
+FILE = f"{KEY}.params"
+CHECKED, CHECKED_FILE = "oct_densenet121_a0.125", "a01_densenet-121_alpha-0.125.tar"
+CREATE = """
+import logging, sys, timm, octzoo, resource, signal
+logging.basicConfig(format="%(name)s: %(message)s", level=logging.INFO)
+if len(sys.argv) > 2:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
+model = timm.create_model(sys.argv[1], pretrained=True)
+print("sum", float(sum(p.double().abs().sum() for p in model.parameters())))
+"""
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("published")
+    return write_released(KEY, folder, FILE).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def total():
+    """What ``CREATE`` prints of the right weights: statistics are not parameters."""
+    arrays = parameters(KEY)
+    return sum(abs(a.astype("float64")).sum() for n, a in arrays.items() if "running" not in n)
+
+
+def start(tmp_path, *arguments, hub=None, mirror=None, code=CREATE, **environment):
+    """A process with caches of its own, that knows no other server than these."""
+    nobody = "http://127.0.0.1:9"  # the discard port: refused
+    environment = {
+        **{k: v for k, v in os.environ.items() if not k.startswith(("HF_", "OCTZOO_", "TORCH_HOME"))},
+        "TORCH_HOME": str(tmp_path / "torch"),
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_ENDPOINT": hub or nobody,
+        "OCTZOO_MIRROR": mirror or nobody,
+        **environment,
+    }
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, cwd=REPOSITORY, env=environment, **pipes)
+
+
+def finish(process):
+    out, err = process.communicate(timeout=200)
+    return process.returncode, out, err
+
+
+def sum_of(out):
+    return float(re.search(r"sum (\S+)", out)[1])
+
+
+def cache(tmp_path):
+    place = tmp_path / "torch" / "hub" / "octzoo"
+    return sorted(p.name for p in place.iterdir()) if place.is_dir() else []
+
+
+def test_the_publishers_file_is_converted_once_and_then_taken_from_the_cache(tmp_path, published, total):
+    with serving({f"/{FILE}": published}, [503, ("drop", 4_000_000)]) as publisher, serving() as hub:
+        code, out, err = finish(start(tmp_path, NAME, hub=hub.url, mirror=publisher.url))
+        assert code == 0, err
+        assert sum_of(out) == pytest.approx(total, rel=1e-6)
+        assert len(re.findall(rf"{NAME}.fb_in1k: weights from", err)) == 1
+        assert f"octzoo.weights.resolve: {NAME}.fb_in1k: weights from the publisher, {publisher.url}/{FILE}" in err
+        assert [r[2] for r in publisher.requests] == [None, None, "bytes=4000000-"]
+        assert ("GET", f"/api/models/octzoo/{NAME}.fb_in1k", None) in hub.requests
+        asked = len(publisher.requests), len(hub.requests)
+        code, out, err = finish(start(tmp_path, f"{NAME}.fb_in1k", hub=hub.url, mirror=publisher.url))
+        assert code == 0, err
+        assert sum_of(out) == pytest.approx(total, rel=1e-6)
+        assert "weights from the cache" in err
+        assert (len(publisher.requests), len(hub.requests)) == asked
+    assert cache(tmp_path) == [f"{NAME}.fb_in1k", f"{NAME}.fb_in1k.lock"]
+
+
+def test_two_processes_at_once_download_once(tmp_path, published, total):
+    with serving({f"/{FILE}": published}) as publisher:
+        both = [start(tmp_path, NAME, mirror=publisher.url) for _ in range(2)]
+        for code, out, err in map(finish, both):
+            assert code == 0, err
+            assert sum_of(out) == pytest.approx(total, rel=1e-6)
+        assert len(publisher.requests) == 1
+
+
+def test_the_hub_is_asked_before_the_publisher_and_a_flipped_byte_is_fetched_again(tmp_path, published, total):
+    folder = tmp_path / "made"
+    with serving({f"/{FILE}": published}) as publisher:
+        assert finish(start(folder, NAME, mirror=publisher.url))[0] == 0
+    safetensors = (folder / "torch/hub/octzoo" / f"{NAME}.fb_in1k" / "model.safetensors").read_bytes()
+    with serving(hub={f"octzoo/{NAME}.fb_in1k": safetensors}, faults=[("flip", 5_000_000)]) as hub:
+        code, out, err = finish(start(tmp_path, NAME, hub=hub.url))
+        assert code == 0, err
+        assert sum_of(out) == pytest.approx(total, rel=1e-6)
+        assert f"weights from the Hub, octzoo/{NAME}.fb_in1k" in err
+        assert len(hub.gets(f"/octzoo/{NAME}.fb_in1k/resolve/main/model.safetensors")) == 2
+    code, out, err = finish(start(tmp_path, NAME, HF_HUB_OFFLINE="1"))  # and from then on, from the Hub's own cache
+    assert (code, sum_of(out)) == (0, pytest.approx(total, rel=1e-6)), err
+
+
+def test_a_folder_of_the_users_own_comes_first(tmp_path, published, total):
+    folder = tmp_path / "mine"
+    with serving({f"/{FILE}": published}) as publisher:
+        assert finish(start(tmp_path, NAME, mirror=publisher.url))[0] == 0
+    (tmp_path / "torch/hub/octzoo").rename(folder)
+    code, out, err = finish(start(tmp_path, NAME, OCTZOO_CHECKPOINTS=str(folder)))
+    assert (code, sum_of(out)) == (0, pytest.approx(total, rel=1e-6)), err
+    assert f"weights from the folder {folder}" in err
+
+
+def test_all_missing_is_one_error_that_says_what_was_tried_and_how_to_go_on(tmp_path):
+    code, _, err = finish(start(tmp_path, NAME))
+    last = err.strip().splitlines()[-1]
+    assert code == 1
+    assert re.match(
+        rf".*WeightsNotFoundError: {NAME}.fb_in1k: no weights found. Tried the folder .*: not there; the cache .*: not "
+        rf"there; the Hub, octzoo/{NAME}.fb_in1k: .*refused; the publisher, http://127.0.0.1:9/{FILE}: .*refused.*"
+        rf"\. By hand: .*, then `octzoo import FILE --name {NAME}.fb_in1k --out DIR` and set OCTZOO_CHECKPOINTS=DIR$",
+        last,
+    ), last
+    code, _out, err = finish(start(tmp_path, NAME, HF_HUB_OFFLINE="1"))
+    assert code == 1
+    assert "HF_HUB_OFFLINE is set; the publisher" in err.strip().splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_silent_servers_are_given_up_within_half_a_minute(tmp_path):
+    with serving(silent=True) as hub, serving(silent=True) as publisher:
+        code = CREATE.replace("model = ", "import time; t = time.time()\nmodel = ")
+        code = code.replace("model = timm", "try: timm").replace(
+            "print(", "except RuntimeError: print(time.time() - t); 0 and print("
+        )
+        done, out, err = finish(start(tmp_path, NAME, hub=hub.url, mirror=publisher.url, code=code))
+        assert done == 0, err
+        assert float(out.split()[-1]) < 30
+        assert hub.requests
+        assert publisher.requests
+
+
+def test_a_file_that_is_not_the_published_one_is_refused(tmp_path, published):
+    with serving({f"/{CHECKED_FILE}": published}) as publisher:
+        code, _out, err = finish(start(tmp_path, CHECKED, mirror=publisher.url))
+    assert code == 1
+    assert re.search(r"has 10,\d+,\d+ bytes, not 32,983,040: it is not the file that was published", err)
+    assert cache(tmp_path) == [f"{CHECKED}.fb_in1k.lock"]
+
+
+def test_a_published_file_that_does_not_hold_the_network_is_refused(tmp_path, published):
+    other = "mobilenet_v1_100_alpha-0.5.params"
+    with serving({f"/{other}": published}) as publisher:
+        code, _out, err = finish(start(tmp_path, "oct_mobilenetv1_100_a0.5", mirror=publisher.url))
+    assert code == 1
+    assert f"does not hold oct_mobilenetv1_100_a0.5: it holds {NAME}" in err
+    assert cache(tmp_path) == ["oct_mobilenetv1_100_a0.5.fb_in1k.lock"]
+
+
+def test_a_full_disk_leaves_nothing_half_written_and_the_next_call_goes_on(tmp_path, published, total):
+    with serving({f"/{FILE}": published}) as publisher:
+        code, _, err = finish(start(tmp_path, NAME, 6_000_000, mirror=publisher.url))
+        assert code == 1
+        assert "OSError: [Errno 27] File too large" in err.strip().splitlines()[-1]
+        assert cache(tmp_path) == [f"{FILE}.part", f"{NAME}.fb_in1k.lock"]
+        code, out, err = finish(start(tmp_path, NAME, mirror=publisher.url))
+        assert (code, sum_of(out)) == (0, pytest.approx(total, rel=1e-6)), err
+        assert publisher.requests[-1][2] == "bytes=6000000-"
+
+
+def test_weights_that_only_exist_by_hand_say_so(tmp_path):
+    code, _out, err = finish(start(tmp_path, "oct_resnet50_v1_a0.5"))
+    assert code == 1
+    assert "the publisher, https://github.com/d-li14/octconv.pytorch: only to be fetched by hand" in err
