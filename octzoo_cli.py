@@ -19,6 +19,9 @@ VERBS: dict[str, tuple[str, str]] = {
         "label a folder of pictures: CSV and JSON of the likeliest classes",
         "octzoo.cli.lightning:main",
     ),
+    "list": ("the networks: cost, weights, accuracy and whose", "octzoo.cli.list_networks:main"),
+    "info": ("one network, stage by stage: where its octaves are, what it costs", "octzoo.cli.info:main"),
+    "import": ("turn a published file of weights into a checkpoint folder", "octzoo.cli.import_weights:main"),
 }
 
 

@@ -37,6 +37,8 @@ def described(model):
         (f"{SMALL}_a0.25", {"alpha": 0.25}, (0.25, f"{SMALL}_a0", "25")),
         (f"{SMALL}_a0.25", {"alpha": None}, (0.25, f"{SMALL}_a0", "25")),
         (f"{SMALL}_a0.25", {"pretrained_cfg": "125"}, (0.125, f"{SMALL}_a0", "125")),
+        (f"{R50}_a0.25.fb_in1k", {}, (0.25, f"{R50}_a0", "25.fb_in1k")),
+        (f"{R50}_v1_a0.5.dli14_in1k", {}, (0.5, f"{R50}_v1_a0", "5.dli14_in1k")),
         (SMALL, {}, (0.25, SMALL, None)),
         (SMALL, {"alpha": 0.5}, (0.5, SMALL, None)),
         (SMALL, {"alpha": 0}, (0.0, SMALL, None)),
@@ -60,9 +62,11 @@ def test_what_a_name_builds(name, kwargs, expected):
         (SMALL, {"alpha": 1.0}, ValueError, "alpha=1.0 is not from 0 to below 1"),
         (f"{SMALL}_a0.25", {"foo": 1}, TypeError, "foo"),
         ("OCT_cifar_resnet20_a0.25", {}, RuntimeError, "Unknown model"),
-        (f"{SMALL}_a0.25", {"pretrained": True}, RuntimeError, "no published weights for alpha 0.25 yet"),
-        (f"{SMALL}_a0.3", {"pretrained": True}, RuntimeError, "no published weights for alpha 0.3 yet"),
-        (SMALL, {"pretrained": True}, RuntimeError, "no published weights for alpha 0.25 yet"),
+        (f"{SMALL}_a0.25", {"pretrained": True}, RuntimeError, "no published weights for alpha 0.25: use pretrained="),
+        (f"{SMALL}_a0.3", {"pretrained": True}, RuntimeError, "no published weights for alpha 0.3: use pretrained="),
+        (f"{R50}_a0.3", {"pretrained": True}, RuntimeError, r"alpha 0.3 \(there are oct_resnet50_a0.125.fb_in1k, oct_"),
+        (f"{R50}_a0.25.dli14_in1k", {}, RuntimeError, r"Invalid pretrained tag \(25.dli14_in1k\)"),
+        (SMALL, {"pretrained": True}, RuntimeError, "no published weights for alpha 0.25: use pretrained="),
     ],
 )
 def test_what_a_name_refuses(name, kwargs, error, text):
@@ -111,15 +115,18 @@ def test_another_alpha_is_saved_as_such(tmp_path):
 def test_look_ups():
     assert f"{R50}_a0" in timm.list_models("oct_*")
     assert f"{R50}_a0.25" in timm.list_models("oct_*", include_tags=True)
-    assert timm.list_models(f"{R50}_a0.25*", include_tags=True) == [f"{R50}_a0.25"]
-    assert timm.list_models("oct_*", pretrained=True) == []
+    assert timm.list_models(f"{R50}_a0.25*", include_tags=True) == [f"{R50}_a0.25", f"{R50}_a0.25.fb_in1k"]
+    assert timm.list_pretrained(f"{R50}_a0.5*") == [f"{R50}_a0.5", f"{R50}_a0.5.fb_in1k"]
     assert is_model(f"{R50}_a0.3")
-    assert not is_model_pretrained(f"{R50}_a0.25")
+    assert is_model_pretrained(f"{R50}_a0.25")
+    assert is_model_pretrained(f"{R50}_a0.25.fb_in1k")
+    assert not is_model_pretrained(f"{R50}_a0.0")
     assert get_arch_name(f"{R50}_a0.25") == f"{R50}_a0"
     assert get_pretrained_cfg(f"{R50}_a0.25").tag == "25"
     assert R50 in timm.list_models(module="oct_resnetv2")
     ours = [m for m in list_modules() if m.startswith("oct_")]
-    assert ours == ["oct_resnetv2", "oct_timm"]  # none of ours mixes into a module of timm's
+    families = ["oct_densenet", "oct_mobilenet", "oct_resnet152", "oct_resnetv2", "oct_timm"]
+    assert ours == families  # none of ours mixes into a module of timm's
 
 
 def test_importing_octzoo_leaves_timms_own_names_alone():

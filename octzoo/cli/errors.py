@@ -3,10 +3,10 @@
 import sys
 from collections.abc import Callable
 
-MISTAKE = 2  # the user's settings cannot work
+MISTAKE = 2  # the user's settings, names or files cannot work
 FAILURE = 1  # anything else
 INTERRUPTED = 130  # as a shell says of Ctrl-C
-LONGEST = 400
+LONGEST = 900
 
 
 def report(action: Callable[[], None], debug: bool) -> int:
@@ -25,12 +25,12 @@ def report(action: Callable[[], None], debug: bool) -> int:
 
 
 def is_mistake(problem: Exception) -> bool:
-    """Whether the user can mend it by other settings."""
+    """Whether the user can mend it by other settings, names or files."""
     from omegaconf.errors import OmegaConfBaseException
 
-    from octzoo.data import SettingError
+    from octzoo.errors import UserError
 
-    return isinstance(problem, SettingError | OmegaConfBaseException)
+    return isinstance(problem, UserError | OmegaConfBaseException)
 
 
 def line(problem: Exception) -> str:

@@ -9,13 +9,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
 
+from octzoo.models.convert import convert
 from octzoo.plan import Plan
 from octzoo.surgery import octavize
+from octzoo.weights.records import Record, evaluation, find, records
+from octzoo.weights.resolve import weights_file
 
 ALPHAS = (0.0, 0.125, 0.25, 0.5, 0.75)
 DEFAULT_ALPHA = 0.25
@@ -46,7 +50,12 @@ def register(module: str, networks: Mapping[str, Network]) -> None:
     cfgs: dict[str, Any] = {}
     for name, network in networks.items():
         cfgs[name] = dict(network.cfg)
-        cfgs |= {f"{name}_a0.{_digits(alpha)}": dict(network.cfg) for alpha in network.alphas}
+        for alpha in network.alphas:
+            tagged = f"{name}_a0.{_digits(alpha)}"
+            published = [record for record in records() if record.name == tagged]
+            # the name without a tag means the default tag, its weights and its preprocessing
+            cfgs[tagged] = _cfg(network, published[0] if published else None)
+            cfgs |= {record.full_name: _cfg(network, record) for record in published}
     setattr(home, "default_cfgs", generate_default_cfgs(cfgs))  # noqa: B010 (timm looks it up in the module)
     for name, network in networks.items():
         for entry in (_by_alpha(name, network), _by_tag(f"{name}_a0", network)):
@@ -54,10 +63,27 @@ def register(module: str, networks: Mapping[str, Network]) -> None:
             setattr(home, entry.__name__, register_model(entry))
 
 
+def _cfg(network: Network, record: Record | None) -> dict[str, Any]:
+    """Fields of timm's pretrained cfg: the network's, and those of published weights."""
+    if record is None:
+        return dict(network.cfg)
+    return {
+        **network.cfg,
+        **evaluation(record.evaluation),
+        "hf_hub_id": record.hub_id,
+        "license": record.licence,
+        "origin_url": record.source,
+        "paper_ids": "arXiv:1904.05049",
+    }
+
+
 def _by_alpha(name: str, network: Network) -> Callable[..., nn.Module]:
     """The entry point of "oct_resnet50": alpha is an argument."""
 
     def entry(pretrained: bool = False, alpha: float = DEFAULT_ALPHA, **kwargs: Any) -> nn.Module:
+        if pretrained and not kwargs.get("pretrained_cfg") and find(f"{name}_a0.{_digits(alpha)}"):
+            kwargs["pretrained_cfg"] = _digits(alpha)  # weights belong to the names that say alpha
+            return _build(f"{name}_a0", network, pretrained, alpha, **kwargs)
         return _build(name, network, pretrained, alpha, **kwargs)
 
     entry.__name__ = name
@@ -68,13 +94,14 @@ def _by_alpha(name: str, network: Network) -> Callable[..., nn.Module]:
 def _by_tag(name: str, network: Network) -> Callable[..., nn.Module]:
     """The entry point of "oct_resnet50_a0": the tag says alpha."""
     known = {_digits(alpha) for alpha in network.alphas}
+    tags = known | {r.full_name.removeprefix(f"{name}.") for r in records() if r.name.startswith(f"{name}.")}
 
     def entry(pretrained: bool = False, alpha: float | None = None, **kwargs: Any) -> nn.Module:
         cfg = kwargs.get("pretrained_cfg")
         if not cfg and alpha is None:
             cfg = kwargs["pretrained_cfg"] = _digits(DEFAULT_ALPHA)  # timm's own default tag changes with the weights
         named = _alpha_of(cfg)
-        if isinstance(cfg, str) and cfg not in known and not cfg.isdigit():
+        if isinstance(cfg, str) and cfg not in tags and not cfg.isdigit():
             raise RuntimeError(f"Invalid pretrained tag ({cfg}) for {name}.")
         alpha = named if alpha is None else alpha
         if alpha is None:
@@ -82,8 +109,8 @@ def _by_tag(name: str, network: Network) -> Callable[..., nn.Module]:
         if named is not None and named != alpha:
             raise ValueError(f"{name}: alpha={alpha}, but the name says {named}")
         if not cfg or isinstance(cfg, str):  # a dict came with weights of its own (hf-hub:, local-dir:) and stays
-            tag = _digits(alpha)
-            kwargs["pretrained_cfg"] = tag if tag in known else dict(network.cfg, architecture=name, tag=tag)
+            tag = cfg if cfg in tags else _digits(alpha)
+            kwargs["pretrained_cfg"] = tag if tag in tags else dict(network.cfg, architecture=name, tag=tag)
         return _build(name, network, pretrained, alpha, **kwargs)
 
     entry.__name__ = name
@@ -99,10 +126,8 @@ def _build(name: str, network: Network, pretrained: bool, alpha: float, **kwargs
     if isinstance(alpha, bool) or not 0 <= alpha < 1:
         raise ValueError(f"{name}: alpha={alpha} is not from 0 to below 1")
     if pretrained and not _has_weights(kwargs):
-        raise RuntimeError(
-            f"{name.removesuffix('_a0')} has no published weights for alpha {alpha:g} yet: use pretrained=False, or "
-            "give a file with pretrained_cfg_overlay=dict(file=...)"
-        )
+        file = weights_file(*_published(name, alpha, kwargs))
+        kwargs["pretrained_cfg_overlay"] = {**(kwargs.get("pretrained_cfg_overlay") or {}), "file": str(file)}
     features = dict(out_indices=tuple(range(network.levels)), feature_cls="getter")  # others would return half a pair
     model = build_model_with_cfg(octave, name, pretrained, feature_cfg=features, **kwargs)
     cast(Any, model)._model_args = {
@@ -112,12 +137,28 @@ def _build(name: str, network: Network, pretrained: bool, alpha: float, **kwargs
     return model
 
 
+def _published(name: str, alpha: float, kwargs: Mapping[str, Any]) -> tuple[Record, Callable[..., Any]]:
+    """The record that a name and its cfg mean, and what makes a checkpoint folder of its file."""
+    tag = _tag_of(kwargs.get("pretrained_cfg")) or _digits(alpha)
+    record = find(f"{name}.{tag}")
+    if record is None:
+        network = name.removesuffix("_a0")
+        others = [r.full_name for r in records() if r.name.startswith(f"{network}_a0.")]
+        raise RuntimeError(
+            f"{network} has no published weights for alpha {alpha:g}"
+            + (f" (there are {', '.join(others)})" if others else "")
+            + ": use pretrained=False, or give a file with pretrained_cfg_overlay=dict(file=...)"
+        )
+    return record, partial(convert, record.full_name)
+
+
 def _has_weights(kwargs: Mapping[str, Any]) -> bool:
-    """Whether the caller brought weights: our own names have none yet."""
-    sources = ("url", "file", "state_dict", "hf_hub_id")
+    """Whether the caller says where the weights are; our own names' are found by ``weights_file``."""
     given = [kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay")]
     cfgs = [cfg if isinstance(cfg, Mapping) else getattr(cfg, "__dict__", {}) for cfg in given]
-    return any(cfg.get(source) for cfg in cfgs for source in sources)
+    ours = {record.hub_id for record in records()}
+    named = any(cfg.get(source) for cfg in cfgs for source in ("url", "file", "state_dict", "source"))
+    return named or any(cfg.get("hf_hub_id") not in ours | {None} for cfg in cfgs)
 
 
 def _digits(alpha: float) -> str:
@@ -127,6 +168,10 @@ def _digits(alpha: float) -> str:
 
 def _alpha_of(cfg: Any) -> float | None:
     """The alpha that a tag, or the tag of a cfg, says."""
-    tag = cfg if isinstance(cfg, str) else cfg.get("tag") if isinstance(cfg, dict) else getattr(cfg, "tag", None)
-    digits = (tag or "").split(".")[0]
+    digits = (_tag_of(cfg) or "").split(".")[0]
     return float(f"0.{digits}") if digits.isdigit() else None
+
+
+def _tag_of(cfg: Any) -> str | None:
+    """The tag that a name or a cfg has."""
+    return cfg if isinstance(cfg, str) else cfg.get("tag") if isinstance(cfg, dict) else getattr(cfg, "tag", None)
