@@ -24,7 +24,7 @@ class Stage(NamedTuple):
         high: what comes out, [C, H, W]; of an octave, its high part. [C] behind the pooling.
         low: its low part, None without one.
         parameters: how many.
-        macs: multiply-accumulates of convolutions and linear layers.
+        macs: multiply-accumulates of convolutions and matrix products.
         activations: numbers that convolutions and linear layers give, in both parts.
     """
 

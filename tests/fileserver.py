@@ -12,8 +12,9 @@ class FileServer(ThreadingHTTPServer):
     """Serves ``files`` (path -> bytes) with Range, and of the Hub what a download of ``hub`` (id -> bytes) asks for.
 
     ``faults`` are taken one a GET of a file, in order: an int is a status to answer with, ("drop", n) breaks the
-    connection after n bytes, ("flip", n) inverts byte n, "no range" ignores Range, None is a good answer. ``silent``
-    never answers anything. ``requests`` are (method, path, Range).
+    connection after n bytes, ("flip", n) inverts byte n, "no range" ignores Range, "other range" sends another part,
+    None is a good answer. A file has an ETag, which If-Range is held to. ``silent`` never answers anything.
+    ``requests`` are (method, path, Range).
     """
 
     daemon_threads = True
@@ -61,11 +62,14 @@ class Handler(BaseHTTPRequestHandler):
         fault = server.faults.pop(0) if server.faults and self.command == "GET" else None
         if isinstance(fault, int):
             return self.answer(fault, b"")
-        start = 0
-        if (wanted := self.headers.get("Range")) and fault != "no range":
+        start, etag = 0, f'"{hashlib.md5(content).hexdigest()}"'
+        headers.setdefault("ETag", etag)
+        same = self.headers.get("If-Range", etag) == etag
+        if (wanted := self.headers.get("Range")) and same and fault != "no range":
             start = int(wanted.removeprefix("bytes=").split("-")[0])
             if start >= len(content):
                 return self.answer(416, b"")
+            start += 7 * (fault == "other range")
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
         kind, where = fault if isinstance(fault, tuple) else (fault, None)
         if kind == "flip":

@@ -49,7 +49,7 @@ def show(name: str, image_size: int | None) -> None:
         network = name.split(".")[0].removesuffix("_a0")
         plain = timm.create_model(network, alpha=0.0, device="meta") if hasattr(model, "octave_alpha") else model
         ours, theirs = stages(model, image_size), stages(plain, image_size)
-    except (RuntimeError, ValueError) as problem:
+    except (RuntimeError, ValueError, AssertionError) as problem:  # timm asserts that a size fits
         raise UserError(f"{name}: {problem}") from problem
     size = image_size or model.pretrained_cfg["input_size"][1]
     alpha = getattr(model, "octave_alpha", 0.0)

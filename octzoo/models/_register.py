@@ -63,6 +63,12 @@ def register(module: str, networks: Mapping[str, Network]) -> None:
             setattr(home, entry.__name__, register_model(entry))
 
 
+def check_alpha(name: str, alpha: Any) -> None:
+    """Raise ValueError unless ``alpha`` is a number from 0 to below 1."""
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 <= alpha < 1:
+        raise ValueError(f"{name}: alpha={alpha!r} is not a number from 0 to below 1")
+
+
 def _cfg(network: Network, record: Record | None) -> dict[str, Any]:
     """Fields of timm's pretrained cfg: the network's, and those of published weights."""
     if record is None:
@@ -81,6 +87,7 @@ def _by_alpha(name: str, network: Network) -> Callable[..., nn.Module]:
     """The entry point of "oct_resnet50": alpha is an argument."""
 
     def entry(pretrained: bool = False, alpha: float = DEFAULT_ALPHA, **kwargs: Any) -> nn.Module:
+        check_alpha(name, alpha)
         if pretrained and not kwargs.get("pretrained_cfg") and find(f"{name}_a0.{_digits(alpha)}"):
             kwargs["pretrained_cfg"] = _digits(alpha)  # weights belong to the names that say alpha
             return _build(f"{name}_a0", network, pretrained, alpha, **kwargs)
@@ -106,6 +113,7 @@ def _by_tag(name: str, network: Network) -> Callable[..., nn.Module]:
         alpha = named if alpha is None else alpha
         if alpha is None:
             raise ValueError(f"{name}: neither a tag nor alpha= says which alpha")
+        check_alpha(name, alpha)
         if named is not None and named != alpha:
             raise ValueError(f"{name}: alpha={alpha}, but the name says {named}")
         if not cfg or isinstance(cfg, str):  # a dict came with weights of its own (hf-hub:, local-dir:) and stays
@@ -123,11 +131,12 @@ def _build(name: str, network: Network, pretrained: bool, alpha: float, **kwargs
         plain = network.build(**arguments)
         return octavize(plain, alpha, network.plan) if alpha else plain
 
-    if isinstance(alpha, bool) or not 0 <= alpha < 1:
-        raise ValueError(f"{name}: alpha={alpha} is not from 0 to below 1")
+    overlay = dict(kwargs.get("pretrained_cfg_overlay") or {})
     if pretrained and not _has_weights(kwargs):
-        file = weights_file(*_published(name, alpha, kwargs))
-        kwargs["pretrained_cfg_overlay"] = {**(kwargs.get("pretrained_cfg_overlay") or {}), "file": str(file)}
+        overlay["file"] = str(weights_file(*_published(name, alpha, kwargs), kwargs.get("cache_dir")))
+    elif overlay.get("url"):
+        overlay.setdefault("hf_hub_id", None)  # timm would rather ask the Hub for our weights
+    kwargs["pretrained_cfg_overlay"] = overlay
     features = dict(out_indices=tuple(range(network.levels)), feature_cls="getter")  # others would return half a pair
     model = build_model_with_cfg(octave, name, pretrained, feature_cfg=features, **kwargs)
     cast(Any, model)._model_args = {

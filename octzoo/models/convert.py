@@ -10,18 +10,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import timm
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from octzoo.errors import UserError
 from octzoo.splits import splits
 from octzoo.weights.card import make_card
 from octzoo.weights.folder import make_config, write_folder
 from octzoo.weights.foreign import read_foreign
-from octzoo.weights.official import TABLES, NamesError, choose_rules, says_part
+from octzoo.weights.official import EPSILON, TABLES, NamesError, Rules, choose_rules, says_part
 from octzoo.weights.parts import to_ours, whole_shapes
-from octzoo.weights.records import published
+from octzoo.weights.records import TAGS, published, records
 
-_NAME = re.compile(r"(?P<network>oct_\w+)_a0\.(?P<digits>\d+)\.(?P<tag>[\w-]+)", re.ASCII)
+_NAME = re.compile(r"(?P<network>oct_\w+)_a0\.(?P<digits>\d{1,10})\.(?P<tag>[a-zA-Z][\w-]{0,49})", re.ASCII)
 
 
 class Imported(NamedTuple):
@@ -44,9 +44,13 @@ def read_published(full_name: str, file: Path) -> Imported:
     record = published(full_name)
     model: Any = timm.create_model(full_name if record else name, device="meta")
     foreign = read_foreign(file)
-    shapes = {key: tuple(t.shape) for key, t in model.state_dict().items()}
+    state = model.state_dict()
+    shapes = {key: tuple(t.shape) for key, t in state.items()}
     try:
-        arrays = to_ours(foreign, shapes, splits(model), choose_rules(foreign, shapes))
+        rules = choose_rules(foreign, shapes)
+        if not _same_norms(model, rules):
+            raise NamesError("its batch norms add another epsilon to the variance")
+        arrays = to_ours(foreign, shapes, splits(model), rules)
     except NamesError as problem:
         found = _network_in(foreign)
         reason = f"it holds {found}" if found not in (None, name) else problem
@@ -56,7 +60,7 @@ def read_published(full_name: str, file: Path) -> Imported:
             f"{file} holds octave layers of alpha 0, which pool where {name}, the ordinary network, strides: it would "
             "compute something else"
         )
-    state = {key: _tensor(file, key, arrays) if key in arrays else torch.zeros((), dtype=torch.int64) for key in shapes}
+    state = {key: _tensor(file, key, arrays) if key in arrays else torch.zeros((), dtype=torch.int64) for key in state}
     return Imported(len(foreign), state, make_config(model, alpha, tag, record), make_card(full_name, alpha, record))
 
 
@@ -71,9 +75,17 @@ def read_name(full_name: str) -> tuple[str, float, str]:
     match = _NAME.fullmatch(full_name)
     if not match:
         raise UserError(f"{full_name!r} is not NETWORK_a0.ALPHA.TAG, such as oct_resnet50_a0.25.fb_in1k")
-    if not timm.is_model(f"{match['network']}_a0"):
-        raise UserError(f"there is no network {match['network']!r}; `octzoo list` has them all")
-    return full_name.rpartition(".")[0], float(f"0.{match['digits']}"), f"{match['digits']}.{match['tag']}"
+    network, digits, tag = match["network"], match["digits"], match["tag"]
+    if not timm.is_model(f"{network}_a0"):
+        raise UserError(f"there is no network {network!r}; `octzoo list` has them all")
+    if (plain := digits.rstrip("0") or "0") != digits:
+        raise UserError(f"{full_name}: write alpha 0.{digits} as 0.{plain}, {network}_a0.{plain}.{tag}")
+    name = f"{network}_a0.{digits}"
+    if tag in TAGS and not published(full_name):
+        tagged = [record.full_name for record in records() if record.tag == tag and record.name.startswith(f"{network}_a0.")]
+        there = f"there are {', '.join(tagged)}" if tagged else "nor for another alpha"
+        raise UserError(f"{tag} has no weights of {name} ({there}): give a tag of your own, such as {name}.mine")
+    return name, float(f"0.{digits}"), f"{digits}.{tag}"
 
 
 def _tensor(file: Path, key: str, arrays: Mapping[str, np.ndarray]) -> Tensor:
@@ -93,11 +105,20 @@ def _network_in(foreign: Mapping[str, np.ndarray]) -> str | None:
         except NamesError:
             continue
         for entry in timm.list_models("oct_*_a0"):
-            state = timm.create_model(f"{entry}.0", device="meta").state_dict()
+            model = timm.create_model(f"{entry}.0", device="meta")
+            state = model.state_dict()
             ours = {key: tuple(t.shape) for key, t in state.items() if not key.endswith("num_batches_tracked")}
+            if not _same_norms(model, rules):
+                continue
             if ours.keys() == shapes.keys() and all(_same(ours[key], shapes[key]) for key in ours):
                 return f"{entry}.{f'{alpha:g}'.partition('.')[2] or '0'}"
     return None
+
+
+def _same_norms(model: nn.Module, rules: Rules) -> bool:
+    """Whether a network's batch norms are those of the code that a table of names belongs to."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    return {norm.eps for norm in norms} == {EPSILON.get(rules, 1e-5)}
 
 
 def _same(a: tuple[int, ...], b: tuple[int, ...]) -> bool:

@@ -5,6 +5,7 @@ timm (``local-dir:``, ``hf-hub:``) and transformers both read it.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -62,6 +63,8 @@ def write_folder(folder: Path, state: Mapping[str, Tensor], config: Mapping[str,
         folder.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=_draft(folder), dir=folder.parent))
     except OSError as problem:
+        if problem.errno == errno.ENOSPC:
+            raise
         raise UserError(f"{folder.parent} cannot be written: {problem.strerror}") from problem
     try:
         weights = save({key: t.contiguous() for key, t in state.items()}, {"format": "pt"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,11 @@ def read_foreign(path: Path) -> dict[str, np.ndarray]:
     """
     if not path.is_file():
         raise UserError(f"no such file: {path}")
-    return read_params(path) if sniff(path) else _read_torch(path)
+    arrays = read_params(path) if sniff(path) else _read_torch(path)
+    for name, array in arrays.items():
+        if not np.issubdtype(array.dtype, np.floating) or not array.ndim:
+            raise UserError(f"{path}: {name} is {array.dtype} of shape {list(array.shape)}, which no parameter is")
+    return arrays
 
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
@@ -33,6 +38,20 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
             f"{path} is neither MXNet's .params (or a .tar with it) nor a PyTorch checkpoint of plain tensors ({kind})"
         ) from problem
     state = saved.get("state_dict", saved) if isinstance(saved, Mapping) else None
-    if not isinstance(state, Mapping) or not state or not all(isinstance(t, torch.Tensor) for t in state.values()):
+    if not isinstance(state, Mapping) or not state or not all(map(_is_entry, state.items())):
         raise UserError(f"{path} is a PyTorch file, but holds no state dict (also not under 'state_dict')")
-    return {name: t.numpy() for name, t in state.items() if not name.endswith("num_batches_tracked")}
+    return {name: _array(t) for name, t in state.items() if not name.endswith("num_batches_tracked")}
+
+
+def _is_entry(item: tuple[Any, Any]) -> bool:
+    """Whether this is a name and an ordinary tensor with values."""
+    name, t = item
+    ordinary = isinstance(t, torch.Tensor) and t.layout == torch.strided and t.device.type == "cpu"
+    return isinstance(name, str) and ordinary
+
+
+def _array(t: torch.Tensor) -> np.ndarray:
+    """Types that numpy has not become float32, which holds them."""
+    t = t.detach().resolve_neg()
+    known = (torch.float16, torch.float32, torch.float64)
+    return (t.float() if t.is_floating_point() and t.dtype not in known else t).numpy()

@@ -114,6 +114,8 @@ DLI14_MOBILENET = _table(
     *((rf"features\.{n}\.(\d)\.bn", f"stages.{i}.{j}.norms.{{0}}.") for n, (i, j) in enumerate(_BLOCKS, 1)),
     (r"fc", "head.fc."),
 )
+# What their batch norms add to the variance: networks with the same tensors may differ in it.
+EPSILON = {SYMBOL_RESNET: 1e-4, SYMBOL_DENSENET: 1e-4}
 TABLES = (SYMBOL_RESNET, SYMBOL_DENSENET, GLUON_MOBILENET, GLUON_RESNET, DLI14_RESNET, DLI14_MOBILENET)
 
 _KINDS = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_var": "running_var"}

@@ -32,7 +32,7 @@ Shapes = Mapping[str, Sequence[int]]
 
 
 def to_ours(foreign: Mapping[str, np.ndarray], shapes: Shapes, splits: Splits, rules: Rules) -> dict[str, np.ndarray]:
-    """Foreign tensors -> a state dict of ours, each value of the dtype of its first part.
+    """Foreign tensors -> a state dict of ours, each value of a dtype that holds all of its parts exactly.
 
     Args:
         foreign: name -> array.
@@ -52,7 +52,9 @@ def to_ours(foreign: Mapping[str, np.ndarray], shapes: Shapes, splits: Splits, r
         if not missing.issuperset(filled):
             raise NamesError(f"{name} falls where another tensor of {key} already is")
         missing.difference_update(filled)
-        ours.setdefault(key, np.empty(wanted[key], array.dtype))[region] = _ranked(array, len(wanted[key]))
+        whole = ours.get(key, np.empty(wanted[key], array.dtype))
+        ours[key] = whole.astype(np.result_type(whole, array), copy=False)
+        ours[key][region] = _ranked(array, len(wanted[key]))
     if missing:
         raise NamesError(f"nothing, or not enough, for {some(sorted({key for key, _ in missing}))}")
     return ours

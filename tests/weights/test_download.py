@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import resource
 import signal
 import socket
@@ -28,7 +29,11 @@ def _no_waiting(monkeypatch):
 
 
 def left(folder):
-    return sorted(p.name for p in folder.iterdir())
+    """What is in a folder, without the hash of the URL."""
+    return sorted(re.sub(r"\.[0-9a-f]{8}\.", ".", p.name) for p in folder.iterdir())
+
+
+PARTS = ["w.tar.etag", "w.tar.part"]
 
 
 def test_a_file_arrives_whole_and_alone(tmp_path):
@@ -45,6 +50,7 @@ def test_a_file_arrives_whole_and_alone(tmp_path):
         ([("drop", 3_000_000), ("drop", 1_000_000)], [None, "bytes=3000000-", "bytes=4000000-"]),
         ([("drop", 2_000_000)] * 5, [None, *(f"bytes={2_000_000 * i}-" for i in range(1, 5)), "bytes=10000000-"]),
         ([("drop", 3_000_000), "no range"], [None, "bytes=3000000-"]),
+        ([("drop", 3_000_000), "other range"], [None, "bytes=3000000-", "bytes=3000000-"]),
         ([503, 503], [None, None, None]),
         ([429, ("drop", 5), 500], [None, None, "bytes=5-", "bytes=5-"]),
     ],
@@ -65,12 +71,12 @@ def test_the_next_call_resumes_what_a_killed_process_left(tmp_path):
         server.faults += [503] * 100  # after the broken connection the server is busy for ever
         process = subprocess.Popen([sys.executable, "-c", code, url, str(target)], cwd=REPOSITORY)
         deadline = time.monotonic() + 60
-        while not (target.with_name("w.tar.part").exists() and len(server.requests) > 1):
+        while not (left(tmp_path) == PARTS and len(server.requests) > 1):
             assert process.poll() is None or time.monotonic() < deadline
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        assert left(tmp_path) == ["w.tar.part"]
+        assert left(tmp_path) == PARTS
         server.faults.clear()
         server.requests.clear()
         fetch(url, target, SHA)
@@ -78,10 +84,45 @@ def test_the_next_call_resumes_what_a_killed_process_left(tmp_path):
     assert target.read_bytes() == BODY
 
 
-def test_a_finished_part_that_was_not_renamed_is_no_trap(tmp_path):
-    (tmp_path / "w.tar.part").write_bytes(BODY)
+def interrupted(url, target):
+    """Leaves the first 3 MB of a download."""
+    with pytest.raises(DownloadError, match="503"):
+        fetch(url, target)
+
+
+def test_another_file_or_another_server_is_not_continued(tmp_path):
+    other = bytes(reversed(BODY))
+    with serving({"/w.tar": other}, [("drop", 3_000_000), *[503] * 9]) as server:
+        interrupted(f"{server.url}/w.tar", tmp_path / "w.tar")
+        server.files["/w.tar"] = BODY  # meanwhile the server has another file
+        server.faults.clear()
+        fetch(f"{server.url}/w.tar", tmp_path / "w.tar")
+        assert (tmp_path / "w.tar").read_bytes() == BODY
+    (tmp_path / "w.tar").unlink()
+    with serving({"/w.tar": other}, [("drop", 3_000_000), *[503] * 9]) as server:
+        interrupted(f"{server.url}/w.tar", tmp_path / "w.tar")
     with serving({"/w.tar": BODY}) as server:
+        fetch(f"{server.url}/w.tar", tmp_path / "w.tar")
+    assert (tmp_path / "w.tar").read_bytes() == BODY
+
+
+def test_a_finished_part_that_was_not_renamed_is_no_trap(tmp_path):
+    with serving({"/w.tar": BODY}, [("drop", 3_000_000), *[503] * 9]) as server:
+        interrupted(f"{server.url}/w.tar", tmp_path / "w.tar")
+        next(tmp_path.glob("*.part")).write_bytes(BODY)
+        server.faults.clear()
         fetch(f"{server.url}/w.tar", tmp_path / "w.tar", SHA)
+    assert (tmp_path / "w.tar").read_bytes() == BODY
+    assert left(tmp_path) == ["w.tar"]
+
+
+def test_a_file_that_is_there_is_taken_if_it_is_the_published_one(tmp_path):
+    with serving({"/w.tar": BODY}) as server:
+        (tmp_path / "w.tar").write_bytes(BODY)
+        fetch(f"{server.url}/w.tar", tmp_path / "w.tar", SHA, len(BODY))
+        assert server.requests == []
+        (tmp_path / "w.tar").write_bytes(BODY[:-1])
+        fetch(f"{server.url}/w.tar", tmp_path / "w.tar", SHA, len(BODY))
     assert (tmp_path / "w.tar").read_bytes() == BODY
 
 
@@ -135,7 +176,7 @@ def test_a_full_disk_is_the_systems_own_error_and_the_rest_is_resumed(tmp_path):
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
             signal.signal(signal.SIGXFSZ, ignored)
-        assert left(tmp_path) == ["w.tar.part"]
+        assert left(tmp_path) == PARTS
         fetch(f"{server.url}/w.tar", tmp_path / "w.tar", SHA)
         assert server.requests[-1][2] == f"bytes={6_000_000}-"
     assert (tmp_path / "w.tar").read_bytes() == BODY
