@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -92,6 +93,20 @@ def test_the_command_says_what_it_did_and_does_not_write_over_a_folder(tmp_path,
         ("gluon", f"../{NAME}.x", "is not NETWORK_a0.ALPHA.TAG"),
         ("gluon", f"{NAME}.x/../../y", "is not NETWORK_a0.ALPHA.TAG"),
         ("gluon", NAME, "is not NETWORK_a0.ALPHA.TAG"),
+        ("gluon", f"{NAME}.5", "is not NETWORK_a0.ALPHA.TAG"),
+        ("gluon", f"{NAME}.{'x' * 300}", "is not NETWORK_a0.ALPHA.TAG"),
+        ("gluon", "oct_mobilenetv1_075_a0.3750.x", r"write alpha 0.3750 as 0.375, oct_mobilenetv1_075_a0.375.x"),
+        (
+            "gluon",
+            f"{NAME}.dli14_in1k",
+            rf"dli14_in1k has no weights of {NAME} \(nor for another alpha\): give a tag of",
+        ),
+        (
+            "symbol",
+            "oct_resnet26_a0.3.fb_in1k",
+            r"\(there are oct_resnet26_a0.125.fb_in1k, oct_resnet26_a0.25.fb_in1k,",
+        ),
+        ("symbol", "oct_resnext50_32x4d_a0.125.x", "32 groups do not divide the parts"),
     ],
 )
 def test_a_wrong_name_is_refused_with_the_right_one(tmp_path, files, kind, name, text):
@@ -150,6 +165,30 @@ def test_octave_layers_of_alpha_0_are_no_ordinary_network(tmp_path):
         import_file(tmp_path / "zero.params", "oct_resnet26_a0.0.other", tmp_path)
 
 
+def test_networks_that_differ_in_their_norms_alone_are_told_apart(tmp_path):
+    write_params(tmp_path / "dense.params", released.parameters("densenet-121_alpha-0.250"))
+    with pytest.raises(UserError, match="does not hold oct_densenet121_v1_a0.25: it holds oct_densenet121_a0.25$"):
+        import_file(tmp_path / "dense.params", "oct_densenet121_v1_a0.25.x", tmp_path)
+
+
+def test_a_tag_of_the_users_own_claims_nobodys_licence(tmp_path, files):
+    import_file(files["gluon"], f"{NAME}.mine", tmp_path)
+    config = json.loads((tmp_path / f"{NAME}.mine" / "config.json").read_text())
+    assert not {"license", "origin_url", "paper_ids"} & set(config["pretrained_cfg"])
+    assert "only the importer knows" in (tmp_path / f"{NAME}.mine" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("halved", ["conv_l2l", "conv_h2h"])
+def test_no_part_of_a_tensor_is_rounded_to_the_type_of_another(tmp_path, halved):
+    arrays = released.parameters(KEY)
+    name = "L2_B1.conv2.conv_h2h.weight"
+    arrays = {n: a.astype(np.float16) if halved in n else a for n, a in arrays.items()}
+    write_params(tmp_path / "mixed.params", arrays)
+    weight = read_published(f"{NAME}.mine", tmp_path / "mixed.params").state["stages.1.1.convs.1.weight"]
+    h2h = arrays[name]
+    assert torch.equal(weight[: h2h.shape[0], : h2h.shape[1]], torch.from_numpy(h2h).float())
+
+
 def test_float16_arrays_become_float32_parameters(tmp_path):
     arrays = {n: a.astype(np.float16) if a.ndim > 1 else a for n, a in released.parameters(KEY).items()}
     write_params(tmp_path / "half.params", arrays)
@@ -165,15 +204,39 @@ def test_code_in_a_torch_file_is_not_run(tmp_path):
 
     torch.save({"state_dict": {"a": Evil()}}, tmp_path / "evil.pth")
     torch.save([1, 2], tmp_path / "list.pth")
+    torch.save({"a": torch.zeros(2, dtype=torch.int8)}, tmp_path / "whole.pth")
+    torch.save({3: torch.zeros(2)}, tmp_path / "number.pth")
+    torch.save({"a": torch.eye(2).to_sparse()}, tmp_path / "sparse.pth")
+    torch.save({"a": torch.tensor(1.0)}, tmp_path / "scalar.pth")
     (tmp_path / "empty.tar").write_bytes(b"")
     for name, text in (
         ("evil.pth", r"nor a PyTorch checkpoint of plain tensors \(UnpicklingError\)"),
         ("list.pth", "is a PyTorch file, but holds no state dict"),
+        ("number.pth", "is a PyTorch file, but holds no state dict"),
+        ("sparse.pth", "is a PyTorch file, but holds no state dict"),
+        ("whole.pth", r"a is int8 of shape \[2\], which no parameter is"),
+        ("scalar.pth", r"a is float32 of shape \[\], which no parameter is"),
         ("empty.tar", "is neither MXNet's .params"),
         ("nosuch.tar", "no such file"),
     ):
         with pytest.raises(UserError, match=text):
             import_file(tmp_path / name, f"{NAME}.mine", tmp_path / "out")
+
+
+def test_parameters_and_bfloat16_of_a_torch_file_are_taken(tmp_path):
+    arrays = released.parameters("d-li14/oct_mobilenet")
+    state = {n: torch.nn.Parameter(torch.from_numpy(a)) for n, a in arrays.items()}
+    state["fc.weight"] = state["fc.weight"].detach().bfloat16()
+    torch.save(state, tmp_path / "parameters.pth")
+    found = read_published("oct_mobilenetv1_100_a0.5.mine", tmp_path / "parameters.pth").state
+    assert torch.equal(found["head.fc.weight"], state["fc.weight"].float())
+
+
+def test_a_place_that_cannot_be_written_has_its_line(tmp_path, files):
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", "/proc/nowhere"):
+        with pytest.raises(UserError, match=f"{out} cannot be written"):
+            import_file(files["gluon"], f"{NAME}.mine", Path(out))
 
 
 def test_a_folder_is_written_wholly_or_not_at_all(tmp_path, files, monkeypatch):

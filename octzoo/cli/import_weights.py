@@ -32,10 +32,11 @@ def main(arguments: list[str]) -> int:
 
 def import_file(file: Path, full_name: str, out: Path) -> None:
     """Writes OUT/NAME.TAG and says what it holds. Raises UserError if the file is not what its name says."""
-    from octzoo.models.convert import read_published
+    from octzoo.models.convert import read_name, read_published
     from octzoo.weights.folder import check_new, write_folder
     from octzoo.weights.records import published
 
+    read_name(full_name)
     folder = out / full_name
     check_new(folder)
     found = read_published(full_name, file)

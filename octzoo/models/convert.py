@@ -82,7 +82,8 @@ def read_name(full_name: str) -> tuple[str, float, str]:
         raise UserError(f"{full_name}: write alpha 0.{digits} as 0.{plain}, {network}_a0.{plain}.{tag}")
     name = f"{network}_a0.{digits}"
     if tag in TAGS and not published(full_name):
-        tagged = [record.full_name for record in records() if record.tag == tag and record.name.startswith(f"{network}_a0.")]
+        alphas = f"{network}_a0."
+        tagged = [record.full_name for record in records() if record.tag == tag and record.name.startswith(alphas)]
         there = f"there are {', '.join(tagged)}" if tagged else "nor for another alpha"
         raise UserError(f"{tag} has no weights of {name} ({there}): give a tag of your own, such as {name}.mine")
     return name, float(f"0.{digits}"), f"{digits}.{tag}"

@@ -5,12 +5,16 @@ timm in processes of its own, against loopback servers that stand for the Hub an
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from octzoo.errors import UserError
+from octzoo.weights.folder import checked
+from octzoo.weights.records import find
 from tests.fileserver import serving
 from tests.released import parameters, write_released
 
@@ -18,6 +22,7 @@ REPOSITORY = Path(__file__).parents[2]
 # the smallest released file: no checksum of it is known; and the smallest with a known one
 NAME, KEY = "oct_mobilenetv1_075_a0.375", "mobilenet_v1_075_alpha-0.375"
 FILE = f"{KEY}.params"
+SOURCE = "https://github.com/facebookresearch/OctConv"
 CHECKED, CHECKED_FILE = "oct_densenet121_a0.125", "a01_densenet-121_alpha-0.125.tar"
 CREATE = """
 import logging, sys, timm, octzoo, resource, signal
@@ -80,9 +85,9 @@ def test_the_publishers_file_is_converted_once_and_then_taken_from_the_cache(tmp
         assert code == 0, err
         assert sum_of(out) == pytest.approx(total, rel=1e-6)
         assert len(re.findall(rf"{NAME}.fb_in1k: weights from", err)) == 1
-        assert f"octzoo.weights.resolve: {NAME}.fb_in1k: weights from the publisher, {publisher.url}/{FILE}" in err
+        assert f"octzoo.weights.resolve: {NAME}.fb_in1k: weights from the publisher ({SOURCE})" in err
         assert [r[2] for r in publisher.requests] == [None, None, "bytes=4000000-"]
-        assert ("GET", f"/api/models/octzoo/{NAME}.fb_in1k", None) in hub.requests
+        assert ("HEAD", f"/octzoo/{NAME}.fb_in1k/resolve/main/model.safetensors", None) in hub.requests
         asked = len(publisher.requests), len(hub.requests)
         code, out, err = finish(start(tmp_path, f"{NAME}.fb_in1k", hub=hub.url, mirror=publisher.url))
         assert code == 0, err
@@ -110,7 +115,7 @@ def test_the_hub_is_asked_before_the_publisher_and_a_flipped_byte_is_fetched_aga
         code, out, err = finish(start(tmp_path, NAME, hub=hub.url))
         assert code == 0, err
         assert sum_of(out) == pytest.approx(total, rel=1e-6)
-        assert f"weights from the Hub, octzoo/{NAME}.fb_in1k" in err
+        assert f"weights from the Hub (octzoo/{NAME}.fb_in1k)" in err
         assert len(hub.gets(f"/octzoo/{NAME}.fb_in1k/resolve/main/model.safetensors")) == 2
     code, out, err = finish(start(tmp_path, NAME, HF_HUB_OFFLINE="1"))  # and from then on, from the Hub's own cache
     assert (code, sum_of(out)) == (0, pytest.approx(total, rel=1e-6)), err
@@ -131,14 +136,15 @@ def test_all_missing_is_one_error_that_says_what_was_tried_and_how_to_go_on(tmp_
     last = err.strip().splitlines()[-1]
     assert code == 1
     assert re.match(
-        rf".*WeightsNotFoundError: {NAME}.fb_in1k: no weights found. Tried the folder .*: not there; the cache .*: not "
-        rf"there; the Hub, octzoo/{NAME}.fb_in1k: .*refused; the publisher, http://127.0.0.1:9/{FILE}: .*refused.*"
-        rf"\. By hand: .*, then `octzoo import FILE --name {NAME}.fb_in1k --out DIR` and set OCTZOO_CHECKPOINTS=DIR$",
+        rf".*WeightsNotFoundError: {NAME}.fb_in1k: no weights found. By hand: .*, then `octzoo import FILE --name "
+        rf"{NAME}.fb_in1k --out DIR` and set OCTZOO_CHECKPOINTS=DIR. Tried the folder .*: no {NAME}.fb_in1k there; the "
+        rf"cache .*: no {NAME}.fb_in1k there; the Hub \(octzoo/{NAME}.fb_in1k\): .*refused; the publisher "
+        rf"\({SOURCE}\): http://127.0.0.1:9/{FILE}: .*refused.*$",
         last,
     ), last
     code, _out, err = finish(start(tmp_path, NAME, HF_HUB_OFFLINE="1"))
     assert code == 1
-    assert "HF_HUB_OFFLINE is set; the publisher" in err.strip().splitlines()[-1]
+    assert "its cache has none, and HF_HUB_OFFLINE is set; the publisher" in err.strip().splitlines()[-1]
 
 
 @pytest.mark.slow
@@ -177,7 +183,7 @@ def test_a_full_disk_leaves_nothing_half_written_and_the_next_call_goes_on(tmp_p
         code, _, err = finish(start(tmp_path, NAME, 6_000_000, mirror=publisher.url))
         assert code == 1
         assert "OSError: [Errno 27] File too large" in err.strip().splitlines()[-1]
-        assert cache(tmp_path) == [f"{FILE}.part", f"{NAME}.fb_in1k.lock"]
+        assert {name.rpartition(".")[2] for name in cache(tmp_path)} == {"part", "etag", "lock"}
         code, out, err = finish(start(tmp_path, NAME, mirror=publisher.url))
         assert (code, sum_of(out)) == (0, pytest.approx(total, rel=1e-6)), err
         assert publisher.requests[-1][2] == "bytes=6000000-"
@@ -186,4 +192,112 @@ def test_a_full_disk_leaves_nothing_half_written_and_the_next_call_goes_on(tmp_p
 def test_weights_that_only_exist_by_hand_say_so(tmp_path):
     code, _out, err = finish(start(tmp_path, "oct_resnet50_v1_a0.5"))
     assert code == 1
-    assert "the publisher, https://github.com/d-li14/octconv.pytorch: only to be fetched by hand" in err
+    assert "the publisher (https://github.com/d-li14/octconv.pytorch): only to be fetched by hand" in err
+
+
+# ---- what is in the way --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, published):
+    """The checkpoint folder of the published file."""
+    place = tmp_path_factory.mktemp("made")
+    with serving({f"/{FILE}": published}) as publisher:
+        code, _, err = finish(start(place, NAME, mirror=publisher.url))
+    assert code == 0, err
+    return place / "torch/hub/octzoo" / f"{NAME}.fb_in1k"
+
+
+def copy_of(made, folder, change=None):
+    """A copy of the folder, changed."""
+    copied = folder / made.name
+    shutil.copytree(made, copied)
+    if change:
+        change(copied)
+    return copied
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[5_000_000] ^= 0xFF
+    path.write_bytes(content)
+
+
+def cut_off(path):
+    path.write_bytes(path.read_bytes()[:1_000_000])
+
+
+def rewrite(config, old, new):
+    text = config.read_text()
+    assert old in text
+    config.write_text(text.replace(old, new))
+
+
+CHANGES = {
+    "flipped byte": ("model.safetensors", flip, r"model.safetensors is damaged: its SHA-256 is not that in"),
+    "cut off": ("model.safetensors", cut_off, r"is damaged \(SafetensorError"),
+    "no config": ("config.json", Path.unlink, r"is damaged \(FileNotFoundError"),
+    "another alpha": ("config.json", lambda p: rewrite(p, '"alpha": 0.375', '"alpha": 0.5'), r"alpha 0.5: its name is"),
+    "another tag": ("config.json", lambda p: rewrite(p, "375.fb_in1k", "375.mine"), rf"holds {NAME}.mine, alpha 0.375"),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_folder_that_is_not_what_its_name_says_is_refused(tmp_path, made, what):
+    file, change, text = CHANGES[what]
+    folder = copy_of(made, tmp_path, lambda folder: change(folder / file))
+    with pytest.raises(UserError, match=text):
+        checked(folder, find(NAME))
+    assert checked(copy_of(made, tmp_path / "whole"), find(NAME)) is not None
+    assert checked(tmp_path / "nowhere", find(NAME)) is None
+
+
+def test_a_damaged_cache_is_made_anew_and_a_users_folder_is_left_alone(tmp_path, made, published, total):
+    cached = tmp_path / "torch/hub/octzoo"
+    copy_of(made, cached, lambda f: flip(f / "model.safetensors"))
+    (cached / f"{NAME}.fb_in1k.tmpkilled").mkdir()  # what a process that was killed left
+    with serving({f"/{FILE}": published}) as publisher:
+        code, out, err = finish(start(tmp_path, NAME, mirror=publisher.url))
+    assert (code, sum_of(out)) == (0, pytest.approx(total, rel=1e-6)), err
+    assert cache(tmp_path) == [f"{NAME}.fb_in1k", f"{NAME}.fb_in1k.lock"]
+    users = copy_of(made, tmp_path / "mine", lambda f: flip(f / "model.safetensors"))
+    before = (users / "model.safetensors").read_bytes()
+    code, _, err = finish(start(tmp_path, NAME, OCTZOO_CHECKPOINTS=str(users.parent)))
+    assert code == 1
+    assert f"UserError: {users}/model.safetensors is damaged" in err.strip().splitlines()[-1]
+    assert (users / "model.safetensors").read_bytes() == before
+
+
+def test_a_damaged_file_in_the_hubs_cache_is_fetched_again(tmp_path, made, total):
+    body = (made / "model.safetensors").read_bytes()
+    with serving(hub={f"octzoo/{NAME}.fb_in1k": body}) as hub:
+        assert finish(start(tmp_path, NAME, hub=hub.url))[0] == 0
+        blob = next((tmp_path / "hf/hub").rglob("model.safetensors")).resolve()
+        flip(blob)
+        code, out, err = finish(start(tmp_path, NAME, hub=hub.url))
+    assert (code, sum_of(out)) == (0, pytest.approx(total, rel=1e-6)), err
+    assert blob.read_bytes() == body
+
+
+@pytest.mark.parametrize(
+    ("environment", "text"),
+    [
+        (dict(OCTZOO_MIRROR="/some/folder"), "UserError: OCTZOO_MIRROR=/some/folder is not the http or https URL"),
+        (dict(OCTZOO_MIRROR="http://user:s3cret@127.0.0.1:9"), "UserError: OCTZOO_MIRROR holds a name or a password"),
+        (dict(TORCH_HOME="/proc/nowhere"), r"the cache /proc/nowhere/hub/octzoo cannot be used .*: set TORCH_HOME"),
+    ],
+)
+def test_settings_that_cannot_work_have_their_line(tmp_path, environment, text):
+    code, out, err = finish(start(tmp_path, NAME, **environment))
+    assert code == 1
+    assert re.search(text, err.strip().splitlines()[-1])
+    assert "s3cret" not in out + err
+
+
+def test_timms_cache_dir_is_where_converted_weights_go(tmp_path, published, total):
+    code = CREATE.replace("pretrained=True", f"pretrained=True, cache_dir={str(tmp_path / 'elsewhere')!r}")
+    with serving({f"/{FILE}": published}) as publisher:
+        done, out, err = finish(start(tmp_path, NAME, mirror=publisher.url, code=code))
+    assert (done, sum_of(out)) == (0, pytest.approx(total, rel=1e-6)), err
+    assert (tmp_path / "elsewhere/octzoo" / f"{NAME}.fb_in1k" / "model.safetensors").is_file()
+    assert cache(tmp_path) == []
