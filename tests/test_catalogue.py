@@ -59,7 +59,12 @@ def test_list_as_table_markdown_and_json(capsys):
     code, out, _ = octzoo(capsys, "list", "oct_resnet50_a0.*", "--format", "json", "--pretrained")
     rows = json.loads(out)
     assert [row["alpha"] for row in rows] == [0.125, 0.25, 0.5, 0.75]
-    assert rows[1]["accuracy"] == {"top1": 78.0, "top5": 93.8, "measured_by": "the authors"}
+    assert rows[1]["accuracy"] == {
+        "top1": 78.0,
+        "top5": 93.8,
+        "measured_by": "the authors",
+        "how": "reported in their README: ImageNet-1k validation, single centre crop",
+    }
 
 
 def test_info_stage_by_stage(capsys):
