@@ -1,10 +1,18 @@
-"""What a user can mend: the base of every error that a setting, a name or a file of theirs causes."""
+"""What ends a run or a command: errors whose text is all that a user needs to see, and their exit codes."""
 
 from collections.abc import Iterable
 
 
 class UserError(ValueError):
     """Something that cannot work as it was asked for; the text says what, where, and what to do instead."""
+
+    exit_code = 2
+
+
+class RunError(UserError):
+    """Something outside that ended a run (a full disk, a process that died); the text says what, and the remedy."""
+
+    exit_code = 1
 
 
 def some(names: Iterable[str], most: int = 5) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 MISTAKE = 2  # the user's settings, names or files cannot work
 FAILURE = 1  # anything else
 INTERRUPTED = 130  # as a shell says of Ctrl-C
+TERMINATED = 143  # and of SIGTERM
 LONGEST = 900
 
 
@@ -20,7 +21,7 @@ def report(action: Callable[[], None], debug: bool) -> int:
         if debug:
             raise
         print(f"error: {line(problem)}", file=sys.stderr)
-        return MISTAKE if is_mistake(problem) else FAILURE
+        return getattr(problem, "exit_code", MISTAKE) if is_mistake(problem) else FAILURE
     return 0
 
 

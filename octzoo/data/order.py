@@ -4,8 +4,9 @@ A position is a place in the epoch's order over all processes. Nothing here has 
 restore, and nothing depends on how many processes or workers there are, so two processes see the pictures of one.
 """
 
+import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ class Sample(NamedTuple):
 
     epoch: int
     position: int
-    index: int
+    index: int  # type: ignore[assignment]  # tuple has a method of that name, which nobody needs of this one
 
 
 def mix(*numbers: int) -> int:
@@ -42,6 +43,11 @@ def seed_everywhere(*numbers: int) -> None:
     torch.default_generator.manual_seed(h)
 
 
+def run_seed() -> int:
+    """The number that Lightning's seed_everything was given; 0 without it."""
+    return int(os.environ.get("PL_GLOBAL_SEED", 0))
+
+
 def epoch_order(count: int, seed: int, epoch: int, repeats: int = 1) -> np.ndarray:
     """The index at each of an epoch's `count` positions.
 
@@ -55,15 +61,23 @@ def epoch_order(count: int, seed: int, epoch: int, repeats: int = 1) -> np.ndarr
 class TrainBatches(Sampler[list[Sample]]):
     """The training batches of one process: each global batch is dealt out to the processes position by position.
 
-    Incomplete global batches are dropped. `start` batches of the first epoch are left out (a resumed run has had them).
+    Incomplete global batches are dropped. `done()` says how many batches of the epoch a resumed run has had; these are
+    left out.
     """
 
     def __init__(
-        self, count: int, batch_size: int, seed: int, rank: int = 0, world: int = 1, repeats: int = 1
+        self,
+        count: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        repeats: int = 1,
+        done: Callable[[], int] = lambda: 0,
     ) -> None:
         self.count, self.batch_size, self.seed, self.repeats = count, batch_size, seed, repeats
-        self.rank, self.world = rank, world
-        self.epoch = self.start = 0
+        self.rank, self.world, self.done = rank, world, done
+        self.epoch = 0
 
     @property
     def sampler(self) -> "TrainBatches":
@@ -75,7 +89,7 @@ class TrainBatches(Sampler[list[Sample]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """Batches of a whole epoch, whatever `start` is."""
+        """Batches of a whole epoch, whatever a resumed run has had."""
         return self.count // (self.batch_size * self.world)
 
     def batch(self, epoch: int, number: int) -> list[Sample]:
@@ -83,9 +97,9 @@ class TrainBatches(Sampler[list[Sample]]):
         return self._cut(epoch_order(self.count, self.seed, epoch, self.repeats), epoch, number)
 
     def __iter__(self) -> Iterator[list[Sample]]:
-        epoch, start, self.start = self.epoch, self.start, 0
+        epoch = self.epoch
         order = epoch_order(self.count, self.seed, epoch, self.repeats)
-        for number in range(start, len(self)):
+        for number in range(self.done(), len(self)):
             yield self._cut(order, epoch, number)
 
     def _cut(self, order: np.ndarray, epoch: int, number: int) -> list[Sample]:

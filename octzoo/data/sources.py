@@ -1,50 +1,28 @@
 """Where pictures come from: a source is a row of `SOURCES`, a function that opens one split and says its class names.
 
-timm's data sets read the files.
+timm's readers and torchvision's sets read the files; tar files are read by an index of ours (see tars.py).
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from timm.data import create_dataset
+from timm.data.readers import create_reader
 from torch.utils.data import Dataset
 
-from octzoo.errors import UserError
+from octzoo.data import hf
+from octzoo.data.pictures import PICTURE_SUFFIXES, Decoded, LabelledPictures, Pictures, SettingError, aliases
+from octzoo.data.shards import tar
+from octzoo.data.webdataset import webdataset
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".ppm", ".tif", ".tiff")
+__all__ = ["PICTURE_SUFFIXES", "SOURCES", "LabelledPictures", "Pictures", "SettingError", "open_split"]
+
 TORCHVISION_WITH_VALIDATION = ("imagenet", "places365")  # and without a labelled test set
-VALIDATION_FOLDERS = ("validation", "val", "valid", "eval")
-
-
-class SettingError(UserError):
-    """A setting that cannot work. The message names the setting, what was found, and the remedy."""
-
-
-class LabelledPictures(Protocol):
-    """A map-style data set: item i is (PIL picture, class index)."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]: ...
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """One split of a data set.
-
-    dataset: opens the pictures
-    class_names: the name of each class index
-    targets: gives the class index of every item without opening a picture
-    """
-
-    dataset: LabelledPictures
-    class_names: list[str]
-    targets: Callable[[], Sequence[int]]
 
 
 class Digits(Dataset):
@@ -69,14 +47,13 @@ def digits(name: str, root: str | None, split: str, download: bool) -> Pictures 
     if split != "train":
         return None
     dataset = Digits()
-    return Pictures(dataset, [str(d) for d in range(10)], lambda: dataset.targets)
+    return Pictures(dataset, [str(d) for d in range(10)], dataset.targets.copy)
 
 
 def folder(name: str, root: str | None, split: str, download: bool) -> Pictures | None:
     """root/<split>/<class>/picture, or root/<class>/picture for a root without a training folder."""
     base = _existing(root)
-    names = {"train": ("train", "training"), "validation": VALIDATION_FOLDERS}.get(split, (split,))
-    place = next((base / n for n in names if (base / n).is_dir()), base if split == "train" else None)
+    place = next((base / n for n in aliases(split) if (base / n).is_dir()), base if split == "train" else None)
     if place is None:
         return None
     children = sorted(p for p in place.iterdir() if p.is_dir() and not p.name.startswith("."))
@@ -85,14 +62,14 @@ def folder(name: str, root: str | None, split: str, download: bool) -> Pictures 
             raise SettingError(f"data.root: class folder {child} holds no pictures ({', '.join(PICTURE_SUFFIXES)})")
     if not any(p.suffix.lower() in PICTURE_SUFFIXES for p in place.glob("*/**/*")):
         raise SettingError(f"data.root: no class folders with pictures in {place}; expected {place}/<class>/<picture>")
-    dataset = create_dataset("", root=str(place), search_split=False, input_key=";".join(PICTURE_SUFFIXES))
+    reader: Any = create_reader("", root=str(place), input_key=";".join(PICTURE_SUFFIXES))
     # timm names a class after the folder that a picture lies in, however deep, hidden, or the root itself.
-    if strays := sorted(set(dataset.reader.class_to_idx) ^ {child.name for child in children}):
-        found = next(
-            p for p, _ in dataset.reader.samples if Path(p).parent.parent != place or Path(p).parent.name in strays
-        )
+    if strays := sorted(set(reader.class_to_idx) ^ {child.name for child in children}):
+        found = next(p for p, _ in reader.samples if Path(p).parent.parent != place or Path(p).parent.name in strays)
         raise SettingError(f"data.root: pictures outside {place}/<class>/<picture>, such as {found}")
-    return Pictures(dataset, _by_index(dataset.reader.class_to_idx), lambda: [t for _, t in dataset.reader.samples])
+    names = _by_index(reader.class_to_idx)
+    targets = [target for _, target in reader.samples]
+    return Pictures(Decoded(reader), names, targets.copy, partial(reader.filename, absolute=True))
 
 
 def torchvision_set(name: str, root: str | None, split: str, download: bool) -> Pictures | None:
@@ -107,26 +84,18 @@ def torchvision_set(name: str, root: str | None, split: str, download: bool) -> 
         raise SettingError(f"data.source: {problem}") from problem
     except RuntimeError as problem:
         raise SettingError(f"data.root: {problem} in {root} (here: --data.download true)") from problem
-    return Pictures(dataset, list(dataset.classes), lambda: [int(t) for t in dataset.targets])
+    return Pictures(dataset, list(dataset.classes), [int(t) for t in dataset.targets].copy)
 
 
 def hugging_face(name: str, root: str | None, split: str, download: bool) -> Pictures | None:
-    """A local folder that `datasets.load_dataset` reads, such as parquet files with an image and a label column."""
-    try:
-        import datasets
-    except ImportError as problem:
-        raise SettingError("data.source: hfds needs the `datasets` package: pip install datasets") from problem
-
-    base = str(_existing(root))
-    if split not in datasets.get_dataset_split_names(base):
+    """A local folder, such as one of parquet files, or a set of the Hub, that `datasets.load_dataset` reads."""
+    builder = hf.builder(root, download)
+    if not hf.has_split(builder, split):
         return None
-    features = datasets.load_dataset(base, split=split).features
-    image = next((k for k, f in features.items() if isinstance(f, datasets.Image)), None)
-    label = next((k for k, f in features.items() if isinstance(f, datasets.ClassLabel)), None)
-    if image is None or label is None:
-        raise SettingError(f"data.root: {base} needs an Image and a ClassLabel column, it has {dict(features)}")
-    dataset = create_dataset(f"hfds/{base}", split=split, input_key=image, target_key=label)
-    return Pictures(dataset, _by_index(dataset.reader.class_to_idx), lambda: dataset.reader.dataset[label])
+    image, label = hf.columns(builder)
+    reader: Any = create_reader(f"hfds/{root}", split=split, input_key=image, target_key=label)
+    names = _by_index(reader.class_to_idx)
+    return Pictures(Decoded(reader), names, partial(hf.column, reader.dataset, label), partial(hf.name, reader, split))
 
 
 SOURCES: dict[str, Callable[[str, str | None, str, bool], Pictures | None]] = {
@@ -134,6 +103,8 @@ SOURCES: dict[str, Callable[[str, str | None, str, bool], Pictures | None]] = {
     "folder": folder,
     "torch": torchvision_set,
     "hfds": hugging_face,
+    "tar": tar,
+    "wds": webdataset,
 }
 
 

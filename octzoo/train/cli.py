@@ -1,6 +1,8 @@
 """LightningCLI over ClassificationTask and ImageData: `fit`, `validate`, `test` and `predict`."""
 
+import json
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -14,33 +16,71 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from octzoo.data import ImageData, SettingError
-from octzoo.train.callbacks import EpochLines, ImagesPerSecond, RunFolder
-from octzoo.train.curves import draw_curves, read_metrics
+from octzoo.train.bad_steps import BadSteps
+from octzoo.train.bar import Bar
+from octzoo.train.callbacks import BrokenCount, EpochLines, ImagesPerSecond, RunFolder, StepRandomness
+from octzoo.train.checkpoints import AtomicIO, read_whole
+from octzoo.train.confusion import Confusion
+from octzoo.train.ema import EMA
+from octzoo.train.environment import differences, same_bits
+from octzoo.train.last import LastCheckpoint
+from octzoo.train.loggers import make_loggers
+from octzoo.train.metrics import attempts
 from octzoo.train.parser import Parser
-from octzoo.train.predict import PredictionWriter
-from octzoo.train.runs import find_checkpoint, new_run_folder, run_name
+from octzoo.train.predict import PredictionWriter, published_names
+from octzoo.train.recipes import missing_base
+from octzoo.train.runs import CONFIG, RESUME, find_checkpoint, find_resume, new_run_folder, run_name
+from octzoo.train.settings import (
+    BadStepArgs,
+    EmaArgs,
+    LastArgs,
+    count_processes,
+    environment_references,
+    find_strategy,
+    with_references,
+)
+from octzoo.train.sharded import BuffersOfFirst, Sharded
+from octzoo.train.stopping import EndAtOnce
+from octzoo.train.summary import finish
 from octzoo.train.sync import OctaveSync
 from octzoo.train.task import ClassificationTask
+from octzoo.train.watch import Clock, Curves
 
 # what the data find out for the model: neither a flag nor a YAML may say otherwise
 LINKS = {"data.num_classes": "model.num_classes", "data.class_names": "model.class_names"}
 
 CHECKPOINT = """\
---ckpt_path takes a file, or a run's folder and then its best checkpoint. Without --config, the config of the run that
-made the checkpoint is used."""
+First comes what is measured: a checkpoint's file, a run's folder (its best checkpoint, with that run's config), or a
+network's name with published weights (prepared as it was trained); then on which pictures, if not on the run's."""
 EPILOGS = {
     "fit": """\
-One folder, runs/<config>/<number>, holds everything of the run; runs/ is --trainer.default_root_dir. Several --config
-are merged, later ones win, and flags win over all. --ckpt_path continues from a file, or from a run folder's last.
+One folder, --run_dir or runs/<config>/<number>, holds everything of the run. Several --config are merged, later ones
+win, and flags win over all. `--run_dir RUN --ckpt_path last` resumes a run in its folder; `--ckpt_path auto` does if
+there is something to resume, and starts otherwise; a file or another run's folder is continued from in a new one.
 
-example: octzoo fit --config configs/digits.yaml --model.optimizer.lr 0.05 --trainer.max_epochs 5""",
-    "validate": f"{CHECKPOINT}\n\nexample: octzoo validate --ckpt_path runs/digits/0",
-    "test": f"{CHECKPOINT}\n\nexample: octzoo test --ckpt_path runs/digits/0/last.ckpt",
+example: octzoo fit --config configs/digits.yaml --model.optimizer.lr 0.05 --trainer.max_epochs 5
+example: octzoo fit --run_dir runs/digits/0 --ckpt_path last""",
+    "validate": f"""\
+usage: octzoo validate RUN_OR_NAME [FOLDER] [options]
+
+{CHECKPOINT}
+
+example: octzoo validate runs/digits/0
+example: octzoo validate oct_resnet50_a0.25 imagenet/val""",
+    "test": f"""\
+usage: octzoo test RUN_OR_NAME [FOLDER] [options]
+
+{CHECKPOINT}
+
+example: octzoo test runs/digits/0/last.ckpt""",
     "predict": f"""\
+usage: octzoo predict RUN_OR_NAME FOLDER [options]
+
 Labels the pictures of a folder, at any depth: NAME.csv and NAME.json with path, the five likeliest classes, their
 probabilities, and an error for a picture that does not open. {CHECKPOINT}
 
-example: octzoo predict --ckpt_path runs/digits/0 --data.pictures photos/ --predictions.out NAME""",
+example: octzoo predict runs/digits/0 photos/ --predictions.out NAME
+example: octzoo predict oct_resnet50_a0.25 photos/""",
 }
 CHECKPOINTS = {
     "filename": "epoch={epoch:03d}-top1={val/top1:.3f}",
@@ -56,13 +96,19 @@ class OctzooCLI(LightningCLI):
     def __init__(self) -> None:
         self.run_dir: Path | None = None
         self.checkpoint: Path | None = None
+        self.resumes = False  # in place: the run folder is an earlier attempt's
+        self.references: dict[str, str] = {}
         self.started = time.monotonic()
         super().__init__(
             ClassificationTask,
             ImageData,
             save_config_callback=RunFolder,
             seed_everything_default=0,
-            trainer_defaults={"default_root_dir": "runs", "enable_model_summary": False},
+            trainer_defaults={
+                "default_root_dir": "runs",
+                "enable_model_summary": False,
+                "use_distributed_sampler": False,  # the data deal out the pictures themselves
+            },
             parser_class=Parser,
             parser_kwargs={
                 "parser_mode": "omegaconf+",
@@ -80,36 +126,60 @@ class OctzooCLI(LightningCLI):
         else:
             parser.add_class_arguments(ModelCheckpoint, "checkpoint")  # read from the run's config, and not used
         parser.set_defaults({f"checkpoint.{key}": value for key, value in CHECKPOINTS.items()})
+        for group, kind in (("ema", EmaArgs), ("last", LastArgs), ("bad_steps", BadStepArgs)):
+            parser.add_argument(f"--{group}", type=kind, default=kind())
+        parser.add_argument(
+            "--run_dir", type=str | None, default=None, help="the folder of this run; default: a new one"
+        )
+        parser.add_argument(
+            "--group_timeout", type=float, default=1800.0, help="seconds that processes wait for one that is lost"
+        )
         if verb == "predict":
             parser.add_lightning_class_args(PredictionWriter, "predictions")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parses, and refuses what LightningCLI would drop in silence.
 
-        The checkpoint's file is put aside until the classes are made: LightningCLI lets the hyper-parameters in it
-        win over YAML and flags.
+        The checkpoint is put aside until the classes are made: LightningCLI lets the hyper-parameters in it win over
+        YAML and flags.
         """
         super().parse_arguments(parser, args)
         settings = self.config[self.config.subcommand]
-        for path in settings.get("config") or []:
-            refuse_linked(Path(str(path)))
-        if settings.ckpt_path:
-            self.checkpoint = find_checkpoint(Path(settings.ckpt_path), prefer_last=self.config.subcommand == "fit")
-            settings.ckpt_path = None
+        configs = [Path(str(path)) for path in settings.get("config") or []]
+        if problem := missing_base(configs):
+            raise SettingError(problem)
+        texts = [path.read_text() for path in configs]
+        for path, text in zip(configs, texts):
+            refuse_linked(path, text)
+        self.references = environment_references(texts, sys.argv[2:])
+        if self.config.subcommand == "fit":
+            self.checkpoint = find_resume(settings.run_dir, settings.ckpt_path, self._say, self._first)
+            self.resumes = self.checkpoint is not None and settings.ckpt_path in RESUME
+        elif settings.ckpt_path:
+            self.checkpoint = find_checkpoint(Path(settings.ckpt_path))
+        settings.ckpt_path = None
 
     def before_instantiate_classes(self) -> None:
         settings = self.config[self.subcommand]
         settings.ckpt_path = str(self.checkpoint) if self.checkpoint else None
+        self.init_from = settings.model.get("init_from")
+        if self.checkpoint:  # it has the weights
+            settings.model.pretrained, settings.model.init_from = False, None
         if self.subcommand == "fit":
+            self._warn_of_differences(settings)
+            self.loggers, settings.trainer.logger = settings.trainer.logger, None  # made when there is a run folder
             return
         self.save_config_callback = None
+        if self.checkpoint and self.checkpoint.is_dir():  # sharded, and measured by one strategy or another
+            self.whole = tempfile.TemporaryDirectory()
+            settings.ckpt_path = str(Path(self.whole.name) / "whole.ckpt")
+            torch.save(read_whole(self.checkpoint), settings.ckpt_path)
         if self.checkpoint:
-            settings.model.pretrained = False  # the checkpoint has the weights
             settings.data.class_names = settings.data.class_names or saved_class_names(self.checkpoint)
-        elif self.subcommand == "predict":
-            raise SettingError("no weights: give --ckpt_path FILE_OR_RUN")
         elif not settings.model.pretrained:
-            raise SettingError("no weights: give --ckpt_path FILE_OR_RUN, or --model.pretrained true")
+            raise SettingError("no weights: give a run, a checkpoint or a published name")
+        elif settings.data.class_names is None:
+            settings.data.class_names = published_names(settings.model.name, readable=self.subcommand == "predict")
 
     def after_instantiate_classes(self) -> None:
         """Refuses to measure published weights with a head that is not theirs."""
@@ -120,45 +190,105 @@ class OctzooCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Adds what every run has: the run folder, its loggers and callbacks; one process to predict."""
         settings = self.config_init[self.subcommand]
+        fits = self.subcommand == "fit"
+        callbacks = as_list(settings.trainer.callbacks)
+        kwargs["strategy"] = find_strategy(settings.trainer, settings.group_timeout)
+        sharded = isinstance(kwargs["strategy"], Sharded)
+        plugins = as_list(settings.trainer.plugins)
         if self.subcommand == "predict":
             kwargs |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}
-        callbacks = as_list(settings.trainer.callbacks)
-        if settings.trainer.enable_progress_bar is None and not sys.stdout.isatty():
-            kwargs["enable_progress_bar"] = False
-            callbacks.append(EpochLines())
+        if settings.trainer.enable_progress_bar is None:
+            if sys.stdout.isatty():
+                callbacks.append(Bar())
+            else:
+                kwargs["enable_progress_bar"] = False
+                callbacks.append(EpochLines())
         if settings.trainer.sync_batchnorm:
-            kwargs |= {"sync_batchnorm": False, "plugins": [*as_list(settings.trainer.plugins), OctaveSync()]}
-        if self.subcommand != "fit":
-            kwargs["enable_checkpointing"] = False
-        if self.subcommand != "fit" or settings.trainer.fast_dev_run:
-            return super().instantiate_trainer(logger=False, callbacks=callbacks, **kwargs)
-        self.run_dir = self._new_run_dir()
-        self.save_config_kwargs = {"run_dir": self.run_dir}
+            kwargs["sync_batchnorm"] = False
+            plugins.append(OctaveSync())
+        if not fits or settings.trainer.fast_dev_run:
+            kwargs["enable_checkpointing"] = False if not fits else settings.trainer.enable_checkpointing
+            callbacks += [StepRandomness(), BrokenCount()] if fits else [EndAtOnce(), BrokenCount()]
+            return super().instantiate_trainer(logger=False, callbacks=callbacks, plugins=plugins, **kwargs)
+        if not sharded:
+            plugins.append(AtomicIO())
+        self.run_dir = self._open_run_dir(settings)
+        attempt = self.run_dir / "logs" / str(self.attempt)
         settings.checkpoint.dirpath = settings.checkpoint.dirpath or str(self.run_dir)
-        loggers = run_loggers(settings.trainer.logger, self.run_dir)
-        callbacks += [ImagesPerSecond(), last_checkpoint(settings.checkpoint.dirpath)]
-        if loggers:
-            callbacks.append(LearningRateMonitor("step"))
-        return super().instantiate_trainer(logger=loggers, callbacks=callbacks, **kwargs)
-
-    def _new_run_dir(self) -> Path:
-        """Made by the first process alone; the others never write there without asking it."""
-        settings = self.config[self.subcommand]
-        name = run_name([Path(str(path)) for path in settings.get("config") or []], settings.model.name)
-        root = Path(settings.trainer.default_root_dir)
-        return new_run_folder(root, name) if rank_zero_only.rank == 0 else root / name  # type: ignore[attr-defined]
+        self.config[self.subcommand].trainer.logger = self.loggers  # for the saved config
+        loggers = run_loggers(self.loggers, self.run_dir, self.attempt)
+        callbacks += run_callbacks(settings, self.run_dir, loggers, sharded)
+        callbacks.append(Clock(attempt, self.started))
+        trainer = super().instantiate_trainer(
+            logger=loggers, callbacks=callbacks, plugins=plugins, **kwargs | {"default_root_dir": str(self.run_dir)}
+        )
+        when = settings.last
+        last = LastCheckpoint(self.run_dir, when.every_n_steps, when.every_minutes, settings.group_timeout)
+        trainer.callbacks.append(last)  # type: ignore[attr-defined]  # after the best checkpoint's, whose state it saves
+        return trainer
 
     def after_fit(self) -> None:
-        """Draws the curves and says what came out."""
+        """Says what came out."""
         if self.run_dir is not None and self.trainer.is_global_zero:
-            finish(self.run_dir, time.monotonic() - self.started)
+            paths = [find_checkpoint(self.run_dir, prefer_last=last) for last in (False, True)]
+            finish(self.run_dir, *paths)
+
+    def _open_run_dir(self, settings: Any) -> Path:
+        """The run's folder, made by the first process alone; the others ask it (LastCheckpoint) before they write."""
+        name = run_name([Path(str(path)) for path in self.config[self.subcommand].get("config") or []], self.model.name)
+        root = Path(settings.trainer.default_root_dir)
+        if settings.run_dir:
+            run_dir = Path(settings.run_dir)
+        else:
+            run_dir = new_run_folder(root, name) if self._first else root / name
+        if self._first:
+            run_dir.mkdir(parents=True, exist_ok=True)
+        self.attempt = len(attempts(run_dir))
+        self.save_config_kwargs = {"run_dir": run_dir, "attempt": self.attempt, "written": self._as_saved}
+        return run_dir
+
+    def _as_saved(self, text: str) -> str:
+        """The config as the run folder keeps it: as it was asked for, without the environment's values."""
+        content = yaml.safe_load(text)
+        content["model"]["init_from"] = self.init_from
+        return yaml.safe_dump(with_references(content, self.references), sort_keys=False)
+
+    def _warn_of_differences(self, settings: Any) -> None:
+        """Where the config is an earlier run's: in what this machine differs from that run's."""
+        for path in settings.get("config") or []:
+            papers = Path(str(path)).with_name("environment.json")
+            if Path(str(path)).name == CONFIG and papers.is_file() and not self.resumes:
+                now = same_bits(count_processes(settings.trainer))
+                for difference in differences(json.loads(papers.read_text()), now):
+                    self._say(f"warning: not the same bits as {papers.parent}: {difference}")
+
+    @property
+    def _first(self) -> bool:
+        return rank_zero_only.rank == 0  # type: ignore[attr-defined]
+
+    def _say(self, text: str) -> None:
+        if self._first:
+            print(text, flush=True)
 
 
-def last_checkpoint(dirpath: str) -> ModelCheckpoint:
-    """last.ckpt, written at the end of every epoch: Lightning's save_last waits for one that is among the best."""
-    return ModelCheckpoint(
-        dirpath, filename="last", monitor=None, save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=True
-    )
+def run_callbacks(settings: Any, run_dir: Path, loggers: list[Logger], sharded: bool) -> list[pl.Callback]:
+    """What every fit with a run folder has, but for the last checkpoint.
+
+    Raises:
+        SettingError: an average of sharded weights is asked for.
+    """
+    bad = settings.bad_steps
+    found: list[pl.Callback] = [StepRandomness(), BadSteps(run_dir, bad.action, bad.abort_grad_norm)]
+    if settings.ema.decay and sharded:
+        raise SettingError("ema.decay: no average of sharded weights (fsdp2); set it to 0, or trainer.strategy to ddp")
+    if settings.ema.decay:
+        found.append(EMA(settings.ema.decay, settings.ema.warmup))
+    if sharded:
+        found.append(BuffersOfFirst())
+    found += [BrokenCount(run_dir), ImagesPerSecond(), Confusion(run_dir)]
+    if loggers:
+        found += [LearningRateMonitor("step"), Curves(run_dir)]
+    return found
 
 
 def as_list(value: Any) -> list[Any]:
@@ -168,18 +298,21 @@ def as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def run_loggers(wanted: Any, run_dir: Path) -> list[Logger]:
-    """CSV and TensorBoard into the run folder, then the user's own; none where the user says `logger: false`."""
+def run_loggers(wanted: Any, run_dir: Path, attempt: int) -> list[Logger]:
+    """TensorBoard and CSV into the run folder, then the user's own; none where the user says `logger: false`.
+
+    Each attempt has a CSV of its own: Lightning's logger deletes what it finds.
+    """
     if wanted is False:
         return []
-    extra = [] if wanted in (None, True) else as_list(wanted)
-    place = str(run_dir)
-    return [CSVLogger(place, name="", version=""), TensorBoardLogger(place, name="", version=""), *extra]
+    extra = make_loggers(wanted, run_dir)
+    csv = CSVLogger(str(run_dir), name="logs", version=str(attempt))
+    return [csv, TensorBoardLogger(str(run_dir), name="", version=""), *extra]
 
 
-def refuse_linked(config: Path) -> None:
+def refuse_linked(config: Path, text: str) -> None:
     """Raises SettingError where a YAML sets what the data find out (LightningCLI would ignore it)."""
-    content = yaml.safe_load(config.read_text()) or {}
+    content = yaml.safe_load(text) or {}
     for source, target in LINKS.items():
         group, key = target.split(".")
         if key in (content.get(group) or {}):
@@ -188,18 +321,6 @@ def refuse_linked(config: Path) -> None:
 
 def saved_class_names(checkpoint: Path) -> list[str] | None:
     """The class names that a checkpoint of ours was trained with."""
-    saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    file = checkpoint / "meta.pt" if checkpoint.is_dir() else checkpoint
+    saved = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     return saved.get("hyper_parameters", {}).get("class_names")
-
-
-def finish(run_dir: Path, seconds: float) -> None:
-    """Draws curves.png and prints the summary of a run."""
-    print(f"\nrun folder   {run_dir}")
-    if (run_dir / "metrics.csv").is_file():
-        metrics = read_metrics(run_dir / "metrics.csv")
-        draw_curves(metrics, str(run_dir), run_dir / "curves.png")
-        if top1 := metrics.get("val/top1"):
-            epoch, best = max(top1, key=lambda pair: pair[1])
-            print(f"best top-1   {100 * best:.2f} % in epoch {epoch} (of 0 to {top1[-1][0]})")
-    print(f"wall time    {seconds:.0f} s")
-    print(f"next         octzoo test --ckpt_path {run_dir}")

@@ -1,43 +1,47 @@
-"""The course of a run, from its metrics.csv: the curves' picture and the best epoch."""
+"""The course of a run as a picture."""
 
-import csv
 from pathlib import Path
+from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-Series = list[tuple[int, float]]  # (epoch, value), in order of the epochs
+from octzoo.train.metrics import Series, read_metrics
+from octzoo.train.pictures import replace_picture
 
-
-def read_metrics(path: Path) -> dict[str, Series]:
-    """Each column of a CSVLogger's file by epoch, empty cells left out; the last value where an epoch has several."""
-    series: dict[str, dict[int, float]] = {}
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            for name, value in row.items():
-                if value not in ("", None) and name not in ("epoch", "step") and row["epoch"]:
-                    series.setdefault(name, {})[int(row["epoch"])] = float(value)
-    return {name: sorted(values.items()) for name, values in series.items()}
+__all__ = ["draw_curves", "label_panels", "line", "percent", "read_metrics"]
 
 
 def draw_curves(metrics: dict[str, Series], title: str, path: Path) -> None:
     """Loss and top-1 over the epochs, side by side, as a PNG."""
     figure = Figure(figsize=(10, 4), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)
     loss, top1 = figure.subplots(1, 2)
-    _panel(loss, metrics, {"train/loss": "training", "val/loss": "validation"}, "loss (cross-entropy)")
-    percent = {"val/top1": [(epoch, 100 * value) for epoch, value in metrics.get("val/top1", [])]}
-    _panel(top1, percent, {"val/top1": "validation"}, "validation top-1 (%)")
-    figure.savefig(path, dpi=120)
+    for name, legend in {"train/loss": "training", "val/loss": "validation"}.items():
+        line(loss, metrics.get(name, []), label=legend)
+    line(top1, percent(metrics.get("val/top1", [])), label="validation")
+    label_panels(loss, top1)
+    if len(loss.lines) > 1:
+        loss.legend()
+    replace_picture(path, figure)
 
 
-def _panel(axes, metrics: dict[str, Series], names: dict[str, str], label: str) -> None:
-    for name, legend in names.items():
-        if metrics.get(name):
-            epochs, values = zip(*metrics[name], strict=True)
-            axes.plot(epochs, values, marker="o", markersize=3, label=legend)
-    axes.set(xlabel="epoch", ylabel=label)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.3)
-    if len(axes.lines) > 1:
-        axes.legend()
+def percent(series: Series) -> Series:
+    """The same in percent."""
+    return [(epoch, 100 * value) for epoch, value in series]
+
+
+def line(axes: Axes, series: Series, **style: Any) -> None:
+    """One line; nothing where there are no values. Few points are marked, many would hide the line."""
+    if series:
+        epochs, values = zip(*series, strict=True)
+        axes.plot(epochs, values, **{"marker": "o" if len(series) <= 40 else None, "markersize": 3, **style})
+
+
+def label_panels(loss: Axes, top1: Axes) -> None:
+    """What the two panels show."""
+    for axes, label in ((loss, "loss"), (top1, "validation top-1 (%)")):
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.grid(alpha=0.3)

@@ -29,6 +29,23 @@ def environment() -> dict[str, Any]:
     }
 
 
+def same_bits(processes: int) -> dict[str, Any]:
+    """What the bits of a run's weights depend on beside its config and code."""
+    return {
+        "machine": f"{platform.machine()}, {cpu_name()}",
+        "torch": str(torch.__version__),
+        "versions": {name: package_version(name) for name in ("timm", "lightning", "numpy", "pillow", "torchvision")},
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "threads": torch.get_num_threads(),
+        "processes": processes,
+    }
+
+
+def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs, one text each; a key that only one of them has says nothing."""
+    return [f"{key} was {then[key]}, is {now[key]}" for key in now if key in then and then[key] != now[key]]
+
+
 def package_version(name: str) -> str | None:
     """The installed version of a distribution."""
     try:

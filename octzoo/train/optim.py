@@ -19,6 +19,9 @@ class OptimizerArgs:
     Args:
         opt: one of timm.optim.list_optimizers()
         lr: the highest learning rate, after the warm-up
+        lr_batch: the global batch (over all processes and accumulated steps) that lr is for; another one gets a rate in
+            proportion. null takes lr as it is
+        lr_scaling: in proportion to the batch (linear) or to its square root (sqrt)
         weight_decay: not applied to biases and norms (see filter_bias_and_bn)
         momentum: for the optimizers that have one
         filter_bias_and_bn: leave one-dimensional parameters out of the weight decay
@@ -28,6 +31,8 @@ class OptimizerArgs:
 
     opt: str = "sgd"
     lr: float = 0.1
+    lr_batch: int | None = None
+    lr_scaling: Literal["linear", "sqrt"] = "linear"
     weight_decay: float = 1e-4
     momentum: float = 0.9
     filter_bias_and_bn: bool = True
@@ -58,6 +63,15 @@ class ScheduleArgs:
     decay_epochs: float | None = None
     decay_milestones: list[int] = field(default_factory=lambda: [30, 60, 90])
     decay_rate: float = 0.1
+
+
+def scaled_lr(args: OptimizerArgs, batch: int) -> float:
+    """The learning rate for a global batch of `batch` pictures."""
+    if args.lr_batch is None:
+        return args.lr
+    if args.lr_batch < 1:
+        raise SettingError(f"model.optimizer.lr_batch is {args.lr_batch}, a number of pictures; null does not scale lr")
+    return args.lr * (batch / args.lr_batch) ** (0.5 if args.lr_scaling == "sqrt" else 1)
 
 
 def make_optimizer(model: torch.nn.Module, args: OptimizerArgs) -> torch.optim.Optimizer:

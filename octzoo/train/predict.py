@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import lightning.pytorch as pl
+import timm
 from lightning.pytorch.callbacks import BasePredictionWriter
+from timm.data import ImageNetInfo, infer_imagenet_subset
 
+from octzoo.data import SettingError
 from octzoo.train.task import ClassificationTask
 
 
@@ -67,3 +70,23 @@ class PredictionWriter(BasePredictionWriter):
 
     def _path(self, ending: str) -> Path:
         return self.out.with_name(f"{self.out.name}.{ending}")
+
+
+def published_names(name: str, readable: bool) -> list[str]:
+    """The names of a published network's classes: its own, else ImageNet's (synsets, or readable words), else numbers.
+
+    Raises:
+        SettingError: timm has no such network.
+    """
+    if not timm.is_model(name):
+        raise SettingError(f"no such file, run folder or network: {name}")
+    cfg = timm.get_pretrained_cfg(name)
+    count = cfg.num_classes if cfg is not None else 1000
+    if cfg is not None and cfg.label_names:
+        return list(cfg.label_names)
+    subset = infer_imagenet_subset({"num_classes": count})
+    if subset is None:
+        return [str(i) for i in range(count)]
+    info = ImageNetInfo(subset)
+    synsets = info.label_names()
+    return [f"{info.index_to_description(i)} ({s})" for i, s in enumerate(synsets)] if readable else synsets

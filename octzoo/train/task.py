@@ -1,13 +1,14 @@
 """The classification task: a timm network by name, its loss, metrics and optimizer. It knows nothing of octaves."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, Literal
 
 import lightning.pytorch as pl
 import timm
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from timm.data import Mixup
 from torch import Tensor, nn
@@ -16,7 +17,14 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from octzoo.data import SettingError
-from octzoo.train.optim import OptimizerArgs, ScheduleArgs, make_optimizer, make_schedule
+from octzoo.train.bad_steps import SkipStep
+from octzoo.train.initial import init_from as load_initial
+from octzoo.train.losses import LossArgs, LossMean, make_loss
+from octzoo.train.optim import OptimizerArgs, ScheduleArgs, make_optimizer, make_schedule, scaled_lr
+from octzoo.train.sharded import shard
+from octzoo.train.teacher import Teacher, TeacherArgs, normalisation
+
+TRAIN_LOSS = "train_loss"  # a checkpoint's key for the loss of the epoch so far: [loss x pictures, pictures] a process
 
 
 @dataclass
@@ -53,19 +61,24 @@ class ClassificationTask(pl.LightningModule):
         num_classes: found by the data
         class_names: found by the data; kept in every checkpoint
         pretrained: start from published weights; a head of another size starts new
+        init_from: start from the weights of a checkpoint file, run folder (its best) or checkpoint folder instead (the
+            EMA's where there is an EMA); a head of another size starts new
         model_args: further arguments of timm.create_model, such as {drop_path_rate: 0.1}
         optimizer: what updates the weights
         schedule: the learning rate's course
+        loss: cross-entropy or one yes-or-no question a class
         label_smoothing: the part of each target that is spread over all classes
         mix: mixup and cutmix
+        teacher: a trained network to learn from as well
         freeze_backbone: train the classifier alone; the other layers' batch norms keep their statistics
         channels_last: keep images and weights in the channels-last memory format
         compile: compile the network in place (torch.compile); checkpoints are the same with and without
 
     Raises:
-        SettingError: timm has no network of that name.
+        SettingError: timm has no network of that name, or the weights to start from are not its.
     """
 
+    teacher: Teacher | None  # while fitting; no nn.Module, so that nothing of it is ours
     model: Any  # a timm network; timm has no type for get_classifier, pretrained_cfg ...
 
     def __init__(
@@ -74,22 +87,28 @@ class ClassificationTask(pl.LightningModule):
         num_classes: int = 1000,
         class_names: list[str] | None = None,
         pretrained: bool = False,
+        init_from: str | None = None,
         model_args: dict[str, Any] | None = None,
         optimizer: OptimizerArgs = OptimizerArgs(),  # noqa: B008  (a value that nobody changes)
         schedule: ScheduleArgs = ScheduleArgs(),  # noqa: B008
+        loss: LossArgs = LossArgs(),  # noqa: B008
         label_smoothing: float = 0.0,
         mix: MixArgs = MixArgs(),  # noqa: B008
+        teacher: TeacherArgs = TeacherArgs(),  # noqa: B008
         freeze_backbone: bool = False,
         channels_last: bool = False,
         compile: bool = False,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore="init_from")  # a checkpoint has its weights
         self.name, self.num_classes, self.class_names = name, num_classes, class_names
-        self.optimizer, self.schedule, self.label_smoothing = optimizer, schedule, label_smoothing
+        self.optimizer, self.schedule, self.loss = optimizer, schedule, make_loss(loss, label_smoothing)
         self.freeze_backbone, self.channels_last = freeze_backbone, channels_last
         self.mixup = make_mixup(mix, num_classes)
-        self.model = make_model(name, num_classes, pretrained, model_args or {})
+        self.teacher_args, self.teacher = teacher, None
+        self.model = make_model(name, num_classes, pretrained and init_from is None, model_args or {})
+        if init_from is not None:
+            load_initial(self.model, init_from, name)
         if freeze_backbone:
             self.model.requires_grad_(False)
             self.model.get_classifier().requires_grad_(True)
@@ -97,9 +116,10 @@ class ClassificationTask(pl.LightningModule):
             self.model.to(memory_format=torch.channels_last)
         if compile:
             self.model.compile()
-        self.train_loss = mean_loss()
+        self.train_loss = LossMean()
         self.val_metrics = make_metrics(num_classes, prefix="val/")
         self.test_metrics = make_metrics(num_classes, prefix="test/")
+        self.step_skipped = False  # the last update, as a bad step
         self.train()  # Lightning leaves the modes as it finds them
 
     @property
@@ -120,16 +140,22 @@ class ClassificationTask(pl.LightningModule):
             if count % 2:
                 raise SettingError(f"data.batch_size is {count}, but mixup and cutmix pair the pictures of a batch")
             images, targets = self.mixup(images, targets)  # targets: now probabilities [B, num_classes]
-        loss = F.cross_entropy(self(images), targets, label_smoothing=self.label_smoothing)
-        self.train_loss.update(loss.detach().expand(count))  # as many values as pictures
-        self.log("train/loss_step", loss, prog_bar=True, batch_size=count)
+        logits = self(images)
+        loss = self.loss(logits, targets)
+        if self.teacher is not None:
+            loss = self.teacher.loss(logits, images, loss)
+        self.train_loss.add(loss, count)
+        if self.trainer._logger_connector.should_update_logs:  # else nobody looks
+            self.log("train/loss_step", loss, prog_bar=True, batch_size=count)
         return loss
 
     def on_train_epoch_end(self) -> None:
-        self.log("train/loss", self.train_loss)
+        mean = self.train_loss.take(lambda sums: self.trainer.strategy.reduce(sums.to(self.device), reduce_op="sum"))
+        self.log("train/loss", mean, sync_dist=True)  # the same everywhere
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._measure(batch, self.val_metrics)
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """{"logits": [B, num_classes], "targets": [B]}, for callbacks."""
+        return self._measure(batch, self.val_metrics)
 
     def on_validation_epoch_end(self) -> None:
         self.log_dict(self.val_metrics, prog_bar=True)
@@ -154,8 +180,15 @@ class ClassificationTask(pl.LightningModule):
                     module.eval()
         return self
 
+    def on_fit_start(self) -> None:
+        if self.teacher_args.on:
+            expects = normalisation(self.trainer.datamodule, self.pretrained_cfg)  # type: ignore[attr-defined]
+            teacher = Teacher(self.teacher_args, self.num_classes, self.class_names, **expects)
+            like = torch.zeros((), device=self.device, dtype=self.dtype)  # type: ignore[arg-type]
+            self.teacher = teacher.to(like, torch.channels_last if self.channels_last else torch.preserve_format)
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = make_optimizer(self.model, self.optimizer)
+        optimizer = make_optimizer(self.model, replace(self.optimizer, lr=self._learning_rate()))
         updates = self.trainer.estimated_stepping_batches
         if not math.isfinite(updates):
             raise SettingError("trainer.max_epochs or trainer.max_steps: the schedule needs an end")
@@ -166,9 +199,29 @@ class ClassificationTask(pl.LightningModule):
             return {"optimizer": optimizer}
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def configure_model(self) -> None:
+        """Shards the network where the strategy is FSDP2."""
+        if self.device_mesh is not None:
+            shard(self.model, self.device_mesh["data_parallel"])
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """Lightning's, but a bad step is left out: weights and optimizer stay as they are (see BadSteps)."""
+        self.step_skipped = False
+        try:
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        except SkipStep:
+            self.step_skipped = True
+            optimizer.zero_grad()
+
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """timm's schedules count updates themselves."""
         scheduler.step_update(self.global_step)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what train/loss needs where the epoch is not over."""
+        rows = torch.zeros(self.trainer.world_size, 2, device=self.device)
+        rows[self.trainer.global_rank] = self.train_loss.sums
+        checkpoint[TRAIN_LOSS] = self.trainer.strategy.reduce(rows, reduce_op="sum").tolist()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Says in one line why another network's checkpoint does not fit."""
@@ -176,12 +229,35 @@ class ClassificationTask(pl.LightningModule):
         for key, mine in (("name", self.name), ("num_classes", self.num_classes)):
             if saved.get(key, mine) != mine:
                 raise SettingError(f"the checkpoint has model.{key} {saved[key]}, this network {mine}")
+        if self._trainer is not None and TRAIN_LOSS in checkpoint:
+            self.train_loss.put_back(checkpoint[TRAIN_LOSS], self.trainer.global_rank, self.trainer.world_size)
 
-    def _measure(self, batch: tuple[Tensor, Tensor], metrics: MetricCollection) -> None:
+    def _measure(self, batch: tuple[Tensor, Tensor], metrics: MetricCollection) -> dict[str, Tensor]:
         images, targets = batch
+        if not len(images):  # there are fewer pictures than processes, or none of them decodes
+            if self.device_mesh is not None:  # all processes take part in a sharded network's forward
+                self(images.new_zeros(1, *self.pretrained_cfg["input_size"]))
+            return {"logits": images.new_zeros(0, self.num_classes), "targets": targets}
         logits = self(images).float()
         losses = F.cross_entropy(logits, targets, reduction="none")  # [B]
         metrics.update(preds=logits, target=targets, value=losses)
+        return {"logits": logits, "targets": targets}
+
+    def _learning_rate(self) -> float:
+        """The rate for the global batch of this run."""
+        args, trainer = self.optimizer, self.trainer
+        if args.lr_batch is None:
+            return args.lr
+        of_process = getattr(trainer.datamodule, "batch_size", None)  # type: ignore[attr-defined]
+        if of_process is None:
+            raise SettingError(
+                f"model.optimizer.lr_batch is {args.lr_batch}, but the data do not say their batch_size; "
+                "set lr_batch to null, and lr for the batches that there are"
+            )
+        batch = of_process * trainer.world_size * trainer.accumulate_grad_batches
+        rate = scaled_lr(args, batch)
+        rank_zero_info(f"learning rate {rate:g} for a global batch of {batch} (lr {args.lr:g} for {args.lr_batch})")
+        return rate
 
 
 def make_model(name: str, num_classes: int, pretrained: bool, model_args: dict[str, Any]) -> nn.Module:
@@ -233,4 +309,4 @@ def make_metrics(num_classes: int, prefix: str) -> MetricCollection:
 
 
 # a task made in Python (not by the command line) keeps these in its checkpoints; torch.load may read them
-torch.serialization.add_safe_globals([OptimizerArgs, ScheduleArgs, MixArgs])
+torch.serialization.add_safe_globals([OptimizerArgs, ScheduleArgs, LossArgs, MixArgs, TeacherArgs])

@@ -1,0 +1,85 @@
+"""Being asked to stop: SIGTERM and Ctrl-C become a request that all processes agree on between two batches."""
+
+import shlex
+import signal
+from datetime import timedelta
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import distributed as dist
+
+
+class Stopped(BaseException):
+    """The run was asked to stop, has saved its state and ends. `exit_code` is what a shell says of the signal."""
+
+    def __init__(self, signum: int, run_dir: Path) -> None:
+        again = f"octzoo fit --run_dir {shlex.quote(str(run_dir))} --ckpt_path last"
+        super().__init__(f"stopped by {signal.Signals(signum).name}; to resume: {again}")
+        self.exit_code = 128 + signum
+
+
+class StopRequest:
+    """Notes SIGTERM and SIGINT; tells every process at the same place whether any of them was signalled.
+
+    A second SIGINT ends the process at once (KeyboardInterrupt).
+    """
+
+    def __init__(self) -> None:
+        self.signum = 0
+        self._former: dict[int, Any] = {}
+        self._group: Any = None
+        self._asking: tuple[torch.Tensor, Any] | None = None
+
+    def install(self) -> None:
+        """Takes over both signals, and again from whoever took them since. Only the main thread can."""
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            if signal.getsignal(signum) != self._note:
+                self._former.setdefault(signum, signal.getsignal(signum))
+                signal.signal(signum, self._note)
+
+    def restore(self) -> None:
+        """Gives the signals back."""
+        while self._former:
+            signal.signal(*self._former.popitem())
+
+    def connect(self, timeout: float) -> None:
+        """Makes the group of processes that agree (gloo, so that no GPU is waited for). All processes call it.
+
+        Args:
+            timeout: seconds after which a process that does not answer is lost
+        """
+        if self._group is None and dist.is_initialized() and dist.get_world_size() > 1:
+            self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
+
+    def ask(self) -> None:
+        """Begins to ask all processes; the answer is there when a step is done. All call it at the same place."""
+        if self._group is not None:
+            signum = torch.tensor([self.signum])
+            self._asking = signum, dist.all_reduce(signum, dist.ReduceOp.MAX, group=self._group, async_op=True)
+
+    def agreed(self) -> bool:
+        """Whether any process was signalled before its last `ask`."""
+        if self._asking is not None:
+            (signum, work), self._asking = self._asking, None
+            work.wait()
+            self.signum = max(self.signum, int(signum)) if int(signum) else self.signum
+            return bool(int(signum))
+        return self._group is None and self.signum > 0
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        if signum == signal.SIGINT and self.signum == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            raise KeyboardInterrupt
+        self.signum = signum
+
+
+class EndAtOnce(pl.Callback):
+    """SIGTERM ends a measurement, which has nothing to save. Lightning would note it and go on."""
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    on_test_start = on_predict_start = on_validation_start
