@@ -213,5 +213,4 @@ def differences(run_dir: Path, other: Path) -> list[str]:
     ours, theirs = (torch.load(d / "last.ckpt", weights_only=True) for d in (run_dir, other))
     for checkpoint in (ours, theirs):
         checkpoint["callbacks"] = {}  # they hold paths
-        checkpoint["hyper_parameters"].pop("init_from", None)
     return same(ours, theirs)

@@ -153,7 +153,7 @@ def test_class_names_twice_or_not_in_the_training_pictures_are_refused(tmp_path:
 
 
 def test_pictures_without_a_class_are_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import octzoo.data as package
+    from octzoo.data import module as package
 
     folder(tmp_path, {"cat": 9, "dog": 9})
     unlabelled = open_split("folder", str(tmp_path), "train")

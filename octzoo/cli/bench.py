@@ -9,7 +9,10 @@ import sys
 from octzoo.cli.errors import MISTAKE
 
 # what -> (one line for the help, "module:function"); the function takes the arguments from `what` on
-BENCHES = {"data": ("pictures a second and core, against timm's own loader", "octzoo.cli.bench_data:main")}
+BENCHES = {
+    "data": ("pictures a second and core, against timm's own loader", "octzoo.cli.bench_data:main"),
+    "loop": ("what `octzoo fit` adds to a step, against a bare PyTorch loop", "octzoo.cli.bench_loop:main"),
+}
 
 
 def main(arguments: list[str]) -> int:

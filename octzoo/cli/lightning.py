@@ -27,6 +27,7 @@ def run(arguments: list[str]) -> None:
     from lightning.pytorch.utilities import rank_zero_only
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+    from octzoo.data.loading import reader_died
     from octzoo.errors import RunError
     from octzoo.train.cli import OctzooCLI
     from octzoo.train.stopping import Stopped
@@ -38,7 +39,9 @@ def run(arguments: list[str]) -> None:
     except SIGTERMException:  # before training began
         sys.exit(TERMINATED)
     except RuntimeError as problem:
-        if not any(word in str(problem) for word in ("gloo", "NCCL", "Timed out waiting")):
+        if "DataLoader worker" in str(problem):  # torch says it wherever the process is at that moment
+            raise reader_died(problem) from problem
+        if not any(word in str(problem) for word in ("gloo", "NCCL", "Timed out waiting", "pair closure")):
             raise
         text = f"another process of this run ended or does not answer (its own output says why): {problem}"
         raise RunError(text) from problem
@@ -116,8 +119,11 @@ def with_config_of_run(arguments: list[str]) -> list[str]:
         return arguments
     if checkpoint in RESUME:
         config = Path(run_dir or "") / CONFIG
-        if run_dir is None or not config.is_file():  # what there is to say of it is said where both are looked at
+        if run_dir is None:  # what there is to say of it is said where both are looked at
             return arguments
+        if not config.is_file():
+            new = "; give --config to start it" if checkpoint == "auto" else ""
+            raise SettingError(f"ckpt_path: nothing to resume in {run_dir}: no {CONFIG}{new}")
     else:
         config = find_checkpoint(Path(checkpoint)).parent / CONFIG
     if not config.is_file():  # without it the pictures would be prepared otherwise than in training

@@ -95,6 +95,8 @@ class Prepared(Dataset):
                 image, target = self.pictures.dataset[self.indices[index]]
                 image = image if image.mode == "RGB" else image.convert("RGB")
                 break
+            except UserError:
+                raise
             except UNREADABLE as problem:
                 fatal = self.broken == "fail" or attempt == MOST_IN_A_ROW
                 error = f"{type(problem).__name__}: {problem}"
@@ -171,12 +173,16 @@ class Loader(DataLoader):
         except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as problem:
             if "DataLoader worker" not in str(problem) and (isinstance(problem, RuntimeError) or not self.num_workers):
                 raise
-            text = " ".join(f"{problem or type(problem).__name__}".split())
-            raise RunError(
-                f"a process that reads pictures died ({text}); often memory ran out: lower data.num_workers "
-                f"({self.num_workers}) or data.batch_size; the run continues from its last checkpoint with "
-                "--ckpt_path last"
-            ) from problem
+            raise reader_died(problem) from problem
+
+
+def reader_died(problem: BaseException) -> RunError:
+    """What a user is told of it."""
+    text = " ".join(str(problem).split()) or type(problem).__name__
+    return RunError(
+        f"a process that reads pictures died ({text}); often memory ran out: lower data.num_workers or "
+        "data.batch_size; the run continues from its last checkpoint with --ckpt_path last"
+    )
 
 
 def outlive_signals(leaving: Event, worker: int) -> None:

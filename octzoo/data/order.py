@@ -125,3 +125,18 @@ class EvalBatches(Sampler[list[Sample]]):
 
     def __iter__(self) -> Iterator[list[Sample]]:
         return iter(self.batches)
+
+
+def held_out(targets: Sequence[int], part: float, seed: int = 0) -> tuple[list[int], list[int]]:
+    """Indices of (the rest, the held-out `part` of each class), each in order; the same at every call.
+
+    A class gives at least one picture, but never its last.
+    """
+    labels = np.asarray(targets)
+    rng = np.random.default_rng(seed)
+    chosen = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        count = min(len(members) - 1, max(1, round(part * len(members))))
+        chosen[rng.permutation(members)[:count]] = True
+    return np.flatnonzero(~chosen).tolist(), np.flatnonzero(chosen).tolist()

@@ -49,10 +49,15 @@ class BadSteps(pl.Callback):
         self.run_dir, self.action, self.abort_grad_norm = run_dir, action, abort_grad_norm
         self.total = self.in_a_row = 0
         self.bad_loss: Tensor | None = None  # of this step's micro-batches
+        self.kept: list[Tensor] = []  # to skip: what the forward pass had changed, as it was before
         self.pending: list[tuple[Tensor, Any, dict[str, Any]]] = []  # (on the host, ready event, which step)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self.run_dir = Path(trainer.strategy.broadcast(str(self.run_dir)))
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if self.action == "skip" and batch_idx % trainer.accumulate_grad_batches == 0:
+            self.kept = [state.clone() for state in forward_state(pl_module)]
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
         bad = ~torch.isfinite(loss.detach())
@@ -144,6 +149,8 @@ class BadSteps(pl.Callback):
             raise BadStep(f"{what}: the {self.in_a_row}th in a row ({file})")
         if trainer.is_global_zero:
             print(f"left out {what}", flush=True)
+        for state, kept in zip(forward_state(trainer.lightning_module), self.kept):
+            state.copy_(kept)
         raise SkipStep
 
     def _write(self, step: dict[str, Any], trainer: pl.Trainer) -> list[str]:
@@ -155,3 +162,8 @@ class BadSteps(pl.Callback):
         with (self.run_dir / "bad_steps.jsonl").open("a") as file:
             file.write(json.dumps({**facts, "process": trainer.global_rank, "samples": names}) + "\n")
         return names
+
+
+def forward_state(task: Any) -> list[Tensor]:
+    """What a training step's forward pass changes: batch norms' statistics, and the epoch's loss so far."""
+    return [*task.model.buffers(), task.train_loss.sums]

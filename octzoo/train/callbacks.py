@@ -87,6 +87,10 @@ class BrokenCount(pl.Callback):
     def __init__(self, run_dir: Path | None = None) -> None:
         self.run_dir = run_dir
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if self.run_dir is not None:
+            self.run_dir = Path(trainer.strategy.broadcast(str(self.run_dir)))
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._count("train", "data/broken", "replaced", trainer, pl_module)
 

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import pickle
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -12,10 +11,12 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from octzoo.errors import RunError, UserError
 
+META = "meta.pt"  # beside the parts of a sharded checkpoint, by Lightning
 TEMPORARY = ".writing-"  # what the name of an unfinished file or folder begins with
 
 
@@ -73,13 +74,22 @@ def sync_folder(folder: Path) -> None:
 
 def is_intact(path: Path) -> bool:
     """Whether a checkpoint's file can be read to the end (every record against its CRC-32), or its folder is whole."""
-    if path.is_dir():
-        return (path / ".metadata").is_file() and (path / "meta.pt").is_file()
     try:
+        if path.is_dir():
+            return _has_all_parts(path)
         with zipfile.ZipFile(path) as file:
-            return file.testzip() is None
-    except (OSError, zipfile.BadZipFile):
+            whole = file.testzip() is None
+        return whole and isinstance(torch.load(path, map_location="cpu", weights_only=True, mmap=True), dict)
+    except Exception:  # a damaged file can raise anything
         return False
+
+
+def _has_all_parts(folder: Path) -> bool:
+    """Whether every part that a sharded checkpoint's index names is there, as long as the index says."""
+    index = FileSystemReader(folder).read_metadata()
+    parts = list((index.storage_data or {}).values())
+    files = [(folder / part.relative_path, part.offset + part.length) for part in parts]
+    return (folder / META).is_file() and all(file.is_file() and file.stat().st_size >= end for file, end in files)
 
 
 def newest_intact(paths: list[Path], warn: Callable[[str], None]) -> Path | None:
@@ -95,27 +105,27 @@ def read_whole(path: Path) -> dict[str, Any]:
     """A checkpoint as Lightning saves it in one file, on the CPU; a sharded one is put together.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: it is none, or damaged.
     """
-    try:
-        if not path.is_dir():
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        with tempfile.TemporaryDirectory() as place:
-            file = Path(place) / "whole.pt"
-            dcp_to_torch_save(path, file)
-            sharded = torch.load(file, map_location="cpu", weights_only=True)
-        return {**torch.load(path / "meta.pt", map_location="cpu", weights_only=True), **sharded}
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as problem:
-        raise UserError(f"{path} is no checkpoint that can be read: {problem}") from problem
+    if not is_intact(path):
+        raise UserError(f"{path} is no checkpoint, or damaged")
+    if not path.is_dir():
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place) / "whole.pt"
+        dcp_to_torch_save(path, file)
+        sharded = torch.load(file, map_location="cpu", weights_only=True)
+    return {**torch.load(path / META, map_location="cpu", weights_only=True), **sharded}
 
 
 def network_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The network's state dict in a checkpoint of ours: the average where there is one."""
-    weights = read_whole(path).get("state_dict", {})
-    prefix = "model."
-    found = {
-        name.removeprefix(prefix): value.contiguous() for name, value in weights.items() if name.startswith(prefix)
-    }
+    """The network's state dict in a checkpoint of ours: the average where there is one.
+
+    Raises:
+        UserError: there is none.
+    """
+    weights, prefix = read_whole(path).get("state_dict", {}), "model."
+    found = {n.removeprefix(prefix): value.contiguous() for n, value in weights.items() if n.startswith(prefix)}
     if not found:
         raise UserError(f"{path} holds no weights of a network (keys that begin with {prefix})")
     return found

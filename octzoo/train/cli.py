@@ -10,7 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 import yaml
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -29,15 +29,14 @@ from octzoo.train.metrics import attempts
 from octzoo.train.parser import Parser
 from octzoo.train.predict import PredictionWriter, published_names
 from octzoo.train.recipes import missing_base
+from octzoo.train.references import environment_references, with_references
 from octzoo.train.runs import CONFIG, RESUME, find_checkpoint, find_resume, new_run_folder, run_name
 from octzoo.train.settings import (
     BadStepArgs,
     EmaArgs,
     LastArgs,
     count_processes,
-    environment_references,
     find_strategy,
-    with_references,
 )
 from octzoo.train.sharded import BuffersOfFirst, Sharded
 from octzoo.train.stopping import EndAtOnce
@@ -194,15 +193,17 @@ class OctzooCLI(LightningCLI):
         callbacks = as_list(settings.trainer.callbacks)
         kwargs["strategy"] = find_strategy(settings.trainer, settings.group_timeout)
         sharded = isinstance(kwargs["strategy"], Sharded)
+        if fits:
+            check_sharding(sharded, settings.ema.decay, self.checkpoint)
         plugins = as_list(settings.trainer.plugins)
         if self.subcommand == "predict":
             kwargs |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}
-        if settings.trainer.enable_progress_bar is None:
-            if sys.stdout.isatty():
-                callbacks.append(Bar())
-            else:
-                kwargs["enable_progress_bar"] = False
-                callbacks.append(EpochLines())
+        bar = settings.trainer.enable_progress_bar
+        kwargs["enable_progress_bar"] = sys.stdout.isatty() if bar is None else bar
+        if not kwargs["enable_progress_bar"]:
+            callbacks.append(EpochLines())
+        elif not any(isinstance(callback, ProgressBar) for callback in callbacks):
+            callbacks.append(Bar())
         if settings.trainer.sync_batchnorm:
             kwargs["sync_batchnorm"] = False
             plugins.append(OctaveSync())
@@ -230,7 +231,8 @@ class OctzooCLI(LightningCLI):
     def after_fit(self) -> None:
         """Says what came out."""
         if self.run_dir is not None and self.trainer.is_global_zero:
-            paths = [find_checkpoint(self.run_dir, prefer_last=last) for last in (False, True)]
+            some = any(self.run_dir.glob("*.ckpt"))
+            paths = [find_checkpoint(self.run_dir, prefer_last=last) if some else None for last in (False, True)]
             finish(self.run_dir, *paths)
 
     def _open_run_dir(self, settings: Any) -> Path:
@@ -272,15 +274,9 @@ class OctzooCLI(LightningCLI):
 
 
 def run_callbacks(settings: Any, run_dir: Path, loggers: list[Logger], sharded: bool) -> list[pl.Callback]:
-    """What every fit with a run folder has, but for the last checkpoint.
-
-    Raises:
-        SettingError: an average of sharded weights is asked for.
-    """
+    """What every fit with a run folder has, but for the last checkpoint."""
     bad = settings.bad_steps
     found: list[pl.Callback] = [StepRandomness(), BadSteps(run_dir, bad.action, bad.abort_grad_norm)]
-    if settings.ema.decay and sharded:
-        raise SettingError("ema.decay: no average of sharded weights (fsdp2); set it to 0, or trainer.strategy to ddp")
     if settings.ema.decay:
         found.append(EMA(settings.ema.decay, settings.ema.warmup))
     if sharded:
@@ -289,6 +285,17 @@ def run_callbacks(settings: Any, run_dir: Path, loggers: list[Logger], sharded: 
     if loggers:
         found += [LearningRateMonitor("step"), Curves(run_dir)]
     return found
+
+
+def check_sharding(sharded: bool, decay: float, checkpoint: Path | None) -> None:
+    """Raises SettingError for what sharded weights (fsdp2) cannot do, or weights in one piece cannot."""
+    if decay and sharded:
+        raise SettingError("ema.decay: no average of sharded weights (fsdp2); set it to 0, or trainer.strategy to ddp")
+    if checkpoint is not None and checkpoint.is_dir() and not sharded:
+        raise SettingError(
+            f"ckpt_path: {checkpoint} is sharded: resume it with --trainer.strategy fsdp2, or start from its weights "
+            "with --model.init_from"
+        )
 
 
 def as_list(value: Any) -> list[Any]:

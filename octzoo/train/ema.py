@@ -95,7 +95,8 @@ class EMA(pl.Callback):
         return self.average
 
     def _swap(self, pl_module: pl.LightningModule) -> None:
-        ours, theirs = cast(nn.Module, self._average.module).state_dict(), pl_module.model.state_dict()
+        ours = cast(nn.Module, self._average.module).state_dict()
+        theirs = cast(nn.Module, pl_module.model).state_dict()
         for name, value in ours.items():
             kept = theirs[name].clone()
             theirs[name].copy_(value)

@@ -8,9 +8,10 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
 
+from octzoo.train.runs import LAST
 from octzoo.train.stopping import Stopped, StopRequest
 
-LAST = "last.ckpt"
+VALIDATION = "epoch_loop.val_loop.batch_progress"  # where Lightning keeps what is done of a validation
 
 
 class LastCheckpoint(Checkpoint):
@@ -91,8 +92,8 @@ class LastCheckpoint(Checkpoint):
             raise Stopped(self.request.signum, self.path.parent)
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
-        if trainer.validating:
-            checkpoint["loops"]["fit_loop"] = before_validation(checkpoint["loops"]["fit_loop"])
+        loops = checkpoint["loops"]
+        loops["fit_loop"] = (before_validation if trainer.validating else outside_validation)(loops["fit_loop"])
 
     def _due(self, trainer: pl.Trainer) -> bool:
         """Whether a periodic save is due; the first process's clock counts."""
@@ -125,8 +126,17 @@ def before_validation(fit_loop: dict[str, Any]) -> dict[str, Any]:
     (`restarted_mid_evaluation`), from its first batch where none is completed.
     """
     loop = deepcopy(fit_loop)
-    progress = loop["epoch_loop.val_loop.batch_progress"]
+    progress = loop[VALIDATION]
     for span in ("total", "current"):
         progress[span].update(ready=1, started=1, processed=0, completed=0)
     progress["is_last_batch"] = False
+    return loop
+
+
+def outside_validation(fit_loop: dict[str, Any]) -> dict[str, Any]:
+    """The same between two validations: no batch of one is under way, also where the last was taken up again."""
+    loop = deepcopy(fit_loop)
+    for span in ("total", "current"):
+        done = loop[VALIDATION][span]["completed"]
+        loop[VALIDATION][span].update(ready=done, started=done, processed=done)
     return loop

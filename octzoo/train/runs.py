@@ -8,6 +8,7 @@ from octzoo.data import SettingError
 from octzoo.train.checkpoints import TEMPORARY, is_intact, newest_intact
 from octzoo.train.recipes import CONFIG, base_of
 
+LAST = "last.ckpt"
 RESUME = ("last", "auto")  # what --ckpt_path takes beside a path
 
 
@@ -39,7 +40,14 @@ def find_resume(
         raise SettingError(
             f"run_dir: {run_dir} is not empty; resume the run in it with --ckpt_path last, or take another"
         )
-    return find_checkpoint(Path(ckpt_path), prefer_last=True) if ckpt_path else None
+    if ckpt_path is None:
+        return None
+    found = find_checkpoint(Path(ckpt_path), prefer_last=True)
+    if found.name == LAST and found != Path(ckpt_path):
+        found = newest_checkpoint(found.parent, say) or found
+    if not is_intact(found):
+        raise SettingError(f"ckpt_path: {found} is damaged, or no checkpoint")
+    return found
 
 
 def run_name(configs: list[Path], model: str) -> str:
@@ -70,7 +78,7 @@ def new_run_folder(root: Path, name: str) -> Path:
 
 def newest_checkpoint(run_dir: Path, say: Callable[[str], None]) -> Path | None:
     """What to resume a run from: last.ckpt, or where that is damaged the newest checkpoint that is whole."""
-    last = run_dir / "last.ckpt"
+    last = run_dir / LAST
     unfinished = re.compile(rf"{re.escape(TEMPORARY)}(?!old-)")
     others = [p for p in run_dir.glob("*.ckpt") if p != last and not unfinished.match(p.name)]
     if last.exists() and is_intact(last) and not any(p.name.startswith("hpc_ckpt") for p in others):
@@ -83,7 +91,7 @@ def newest_checkpoint(run_dir: Path, say: Callable[[str], None]) -> Path | None:
 
 def _merit(checkpoint: Path) -> tuple[float, float]:
     """The figure in a checkpoint's name, then its epoch; files of other names come first."""
-    numbers = re.search(r"epoch=(\d+)-.*?([\d.]+)$", checkpoint.stem)
+    numbers = re.search(r"epoch=(\d+)-.*?(\d+(?:\.\d+)?)(?:-v\d+)?$", checkpoint.stem)
     return (float(numbers[2]), float(numbers[1])) if numbers else (0.0, 0.0)
 
 
@@ -99,7 +107,7 @@ def find_checkpoint(path: Path, prefer_last: bool = False) -> Path:
         return path
     if not path.is_dir():
         raise SettingError(f"ckpt_path: no such file or run folder: {path}")
-    last = [p for p in [path / "last.ckpt"] if p.exists()]
+    last = [p for p in [path / LAST] if p.exists()]
     best = sorted(path.glob("epoch=*.ckpt"), key=_merit)[-1:]
     found = last + best if prefer_last else best + last
     if not found:

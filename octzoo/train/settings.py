@@ -1,20 +1,15 @@
 """What `octzoo fit` can be told beside the task, the data and the trainer, and the strategy that comes of it."""
 
 import os
-from copy import deepcopy
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
 
 import torch
-import yaml
 from lightning.pytorch.strategies import DDPStrategy
-from omegaconf import OmegaConf
 
 from octzoo.data import SettingError
 from octzoo.train.sharded import Sharded
-
-ENVIRONMENT_REFERENCE = "${oc.env:"
 
 
 @dataclass
@@ -80,6 +75,8 @@ def find_strategy(trainer: Any, group_timeout: float) -> Any:
 def count_processes(trainer: Any) -> int:
     """How many processes the trainer's settings come to, on all machines."""
     devices = trainer.devices
+    if isinstance(devices, str) and "," in devices:
+        devices = [word for word in devices.split(",") if word.strip()]
     if isinstance(devices, str) and devices.lstrip("-").isdigit():
         devices = int(devices)
     if isinstance(devices, list):
@@ -88,37 +85,3 @@ def count_processes(trainer: Any) -> int:
         here = torch.cuda.device_count() if trainer.accelerator in ("auto", "gpu", "cuda") else 1
         devices = int(os.environ.get("LOCAL_WORLD_SIZE", 0)) or max(here, 1)
     return int(devices) * trainer.num_nodes
-
-
-def environment_references(configs: list[str], arguments: list[str]) -> dict[str, str]:
-    """Where configs (YAML texts) and command-line arguments take a value from the environment: {dotted key: text}."""
-    found: dict[str, str] = {}
-    for text in configs:
-        found |= {key: value for key, value in _leaves(yaml.safe_load(text)) if ENVIRONMENT_REFERENCE in str(value)}
-    words = [part for word in arguments for part in word.split("=", 1)] if arguments else []
-    for name, value in zip(words, words[1:]):
-        if name.startswith("--"):
-            found.pop(name[2:], None)
-            if ENVIRONMENT_REFERENCE in value:
-                found[name[2:]] = value
-    return found
-
-
-def with_references(content: dict[str, Any], references: dict[str, str]) -> dict[str, Any]:
-    """A resolved config with the references in place of what they gave, so that it holds no environment's value."""
-    content = deepcopy(content)
-    for key, text in references.items():
-        *groups, last = key.split(".")
-        place: Any = content
-        for group in groups:
-            place = place.get(group) if isinstance(place, dict) else None
-        if isinstance(place, dict) and str(place.get(last)) == str(OmegaConf.create({"v": text}).v):
-            place[last] = text
-    return content
-
-
-def _leaves(content: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    if not isinstance(content, dict):
-        return [(prefix, content)]
-    dot = f"{prefix}." if prefix else ""
-    return [leaf for key, value in content.items() for leaf in _leaves(value, f"{dot}{key}")]

@@ -28,7 +28,7 @@ class StopRequest:
     """
 
     def __init__(self) -> None:
-        self.signum = 0
+        self.signum = self._interrupts = 0
         self._former: dict[int, Any] = {}
         self._group: Any = None
         self._asking: tuple[torch.Tensor, Any] | None = None
@@ -43,7 +43,9 @@ class StopRequest:
     def restore(self) -> None:
         """Gives the signals back."""
         while self._former:
-            signal.signal(*self._former.popitem())
+            signum, handler = self._former.popitem()
+            if signal.getsignal(signum) == self._note:  # else Lightning gave back what it had found
+                signal.signal(signum, signal.SIG_DFL if signum == signal.SIGTERM else handler)
 
     def connect(self, timeout: float) -> None:
         """Makes the group of processes that agree (gloo, so that no GPU is waited for). All processes call it.
@@ -70,7 +72,8 @@ class StopRequest:
         return self._group is None and self.signum > 0
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        if signum == signal.SIGINT and self.signum == signal.SIGINT:
+        self._interrupts += signum == signal.SIGINT
+        if self._interrupts > 1:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             raise KeyboardInterrupt
         self.signum = signum

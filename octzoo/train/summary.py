@@ -123,7 +123,7 @@ def lines(summary: Summary) -> list[str]:
     """The summary as the terminal shows it."""
     rows = [("run folder", summary.run), ("network", summary.network)]
     if summary.best_top1 is not None:
-        text = f"{100 * summary.best_top1:.2f} % in epoch {summary.best_epoch} (of 0 to {summary.epochs - 1})"
+        text = f"{100 * summary.best_top1:.2f} % in epoch {summary.best_epoch} ({summary.epochs} trained here)"
         rows.append(("best top-1", text))
     if summary.images_per_second:
         rows.append(("throughput", f"{summary.images_per_second:,.0f} images/s"))

@@ -24,6 +24,8 @@ from octzoo.train.optim import OptimizerArgs, ScheduleArgs, make_optimizer, make
 from octzoo.train.sharded import shard
 from octzoo.train.teacher import Teacher, TeacherArgs, normalisation
 
+# what of an optimizer's parameter group is a setting, not a state
+GROUP_SETTINGS = ("lr", "initial_lr", "weight_decay", "momentum", "nesterov", "betas", "eps", "lr_scale")
 TRAIN_LOSS = "train_loss"  # a checkpoint's key for the loss of the epoch so far: [loss x pictures, pictures] a process
 
 
@@ -72,6 +74,7 @@ class ClassificationTask(pl.LightningModule):
         teacher: a trained network to learn from as well
         freeze_backbone: train the classifier alone; the other layers' batch norms keep their statistics
         channels_last: keep images and weights in the channels-last memory format
+        grad_checkpointing: keep no activations inside a block, and compute them anew in the backward pass
         compile: compile the network in place (torch.compile); checkpoints are the same with and without
 
     Raises:
@@ -97,6 +100,7 @@ class ClassificationTask(pl.LightningModule):
         teacher: TeacherArgs = TeacherArgs(),  # noqa: B008
         freeze_backbone: bool = False,
         channels_last: bool = False,
+        grad_checkpointing: bool = False,
         compile: bool = False,
     ) -> None:
         super().__init__()
@@ -114,6 +118,8 @@ class ClassificationTask(pl.LightningModule):
             self.model.get_classifier().requires_grad_(True)
         if channels_last:
             self.model.to(memory_format=torch.channels_last)
+        if grad_checkpointing:
+            keep_no_activations(self.model, name)
         if compile:
             self.model.compile()
         self.train_loss = LossMean()
@@ -189,15 +195,24 @@ class ClassificationTask(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = make_optimizer(self.model, replace(self.optimizer, lr=self._learning_rate()))
+        self.group_settings = [{k: v for k, v in g.items() if k in GROUP_SETTINGS} for g in optimizer.param_groups]
         updates = self.trainer.estimated_stepping_batches
         if not math.isfinite(updates):
             raise SettingError("trainer.max_epochs or trainer.max_steps: the schedule needs an end")
         self.trainer.fit_loop.setup_data()
         per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
-        scheduler: Any = make_schedule(optimizer, self.schedule, int(updates), per_epoch)
-        if scheduler is None:
+        self.scheduler = make_schedule(optimizer, self.schedule, int(updates), per_epoch)
+        if self.scheduler is None:
             return {"optimizer": optimizer}
+        scheduler: Any = self.scheduler
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """What is set now wins over what a checkpoint was trained with: rate, decay, and the schedule's length."""
+        for group, settings in zip(self.trainer.optimizers[0].param_groups, self.group_settings):
+            group.update(settings)
+        if self.scheduler is not None:
+            self.scheduler.step_update(self.trainer.global_step)
 
     def configure_model(self) -> None:
         """Shards the network where the strategy is FSDP2."""
@@ -212,6 +227,8 @@ class ClassificationTask(pl.LightningModule):
         except SkipStep:
             self.step_skipped = True
             optimizer.zero_grad()
+            if (scaler := getattr(self.trainer.precision_plugin, "scaler", None)) is not None:
+                scaler.update()  # it waits for the end of a step that it has begun
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """timm's schedules count updates themselves."""
@@ -229,6 +246,14 @@ class ClassificationTask(pl.LightningModule):
         for key, mine in (("name", self.name), ("num_classes", self.num_classes)):
             if saved.get(key, mine) != mine:
                 raise SettingError(f"the checkpoint has model.{key} {saved[key]}, this network {mine}")
+        optimizer = saved.get("optimizer", self.optimizer)
+        theirs = optimizer["opt"] if isinstance(optimizer, dict) else optimizer.opt
+        if self._trainer is not None and self.trainer.state.fn == "fit" and theirs != self.optimizer.opt:
+            raise SettingError(
+                f"the checkpoint has the state of {theirs}, but model.optimizer.opt is {self.optimizer.opt}: resume "
+                f"with {theirs}, or start from the checkpoint's weights with --model.init_from"
+            )
+        checkpoint["lr_schedulers"] = [{} for _ in checkpoint.get("lr_schedulers", [])]  # see on_train_start
         if self._trainer is not None and TRAIN_LOSS in checkpoint:
             self.train_loss.put_back(checkpoint[TRAIN_LOSS], self.trainer.global_rank, self.trainer.world_size)
 
@@ -274,6 +299,18 @@ def make_model(name: str, num_classes: int, pretrained: bool, model_args: dict[s
         return timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **model_args)
     except (RuntimeError, TypeError, ValueError) as problem:  # an unknown tag, weights that are not there, model_args
         raise SettingError(f"model.name: timm cannot make {name}: {problem}") from problem
+
+
+def keep_no_activations(model: Any, name: str) -> None:
+    """timm's set_grad_checkpointing.
+
+    Raises:
+        SettingError: the network cannot.
+    """
+    try:
+        model.set_grad_checkpointing()
+    except (AttributeError, AssertionError, RuntimeError) as problem:
+        raise SettingError(f"model.grad_checkpointing: {name} cannot: {problem}") from problem
 
 
 def make_mixup(args: MixArgs, num_classes: int) -> Mixup | None:

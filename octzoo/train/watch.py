@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from octzoo.train.curves import draw_curves
 from octzoo.train.metrics import by_epoch, merge_metrics
 from octzoo.train.pictures import SELDOM, Seldom, replace_text
+from octzoo.train.stopping import Stopped
 from octzoo.train.summary import CLOCK
 
 TICK = 10.0  # seconds; an attempt that is killed loses no more of its time
@@ -71,8 +72,10 @@ class Clock(pl.Callback):
         if trainer.is_global_zero:
             self.tick()
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._end(trainer, "finished")
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._end(trainer, "finished")  # also where a finished run is resumed, which trains nothing
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        self._end(trainer, "stopped" if isinstance(exception, KeyboardInterrupt | SIGTERMException) else "failed")
+        self._end(
+            trainer, "stopped" if isinstance(exception, KeyboardInterrupt | SIGTERMException | Stopped) else "failed"
+        )

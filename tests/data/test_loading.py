@@ -211,7 +211,7 @@ def test_processes_that_persist_see_every_new_epoch() -> None:
 
 
 DIED = (
-    "; often memory ran out: lower data.num_workers (2) or data.batch_size; the run continues from its last checkpoint "
+    "; often memory ran out: lower data.num_workers or data.batch_size; the run continues from its last checkpoint "
     "with --ckpt_path last"
 )
 
@@ -276,6 +276,7 @@ sys.path.insert(0, {here!r})
 from test_loading import prepared, Slow
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     end, method = sys.argv[1:]
     multiprocessing.set_start_method(method)
     dataset = prepared(12, meet=Slow({pids!r}), seed=2, fate="replace")

@@ -6,6 +6,7 @@ updates) an epoch, three epochs.
 
 import csv
 import json
+import math
 import random
 import shutil
 import signal
@@ -17,6 +18,7 @@ import torch
 import yaml
 
 from tests.faults import TINY, differences, fault, finish, pictures, record, run, start
+from tests.packed import shards
 
 pytestmark = pytest.mark.xdist_group("resume")  # one process makes the unbroken run for all
 TWO = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
@@ -131,6 +133,38 @@ def test_the_first_losses_are_the_golden_ones(place: Path) -> None:
     assert [float.fromhex(line.split()[3]) for line in lines[: len(golden)]] == pytest.approx(golden, rel=1e-4)
 
 
+STREAMED = ("--data.source", "wds-stream", "--data.root", "shards", "--trainer.max_epochs", "2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_stream_goes_on_where_it_was_with_as_many_workers(place: Path, workers: str) -> None:
+    if not (place / "shards").exists():
+        shards(place / "shards", [13, 14])
+        shards(place / "shards", [5], split="validation")
+    flags = (*STREAMED, "--data.num_workers", workers)
+    run(*FIT, "--run_dir", f"stream{workers}", *flags, folder=place)
+    broken_run(place, f"cut{workers}", -9, *flags, hook="before_backward", epoch=1, batch=3)
+    resume(place, f"cut{workers}")
+    assert differences(place / f"stream{workers}", place / f"cut{workers}") == []
+    assert figures(place / f"stream{workers}") == figures(place / f"cut{workers}")
+
+
+def test_what_is_set_now_wins_over_the_checkpoint(place: Path) -> None:
+    """More epochs, another rate: the course of a run with these from the step on that was reached."""
+    longer = ("--trainer.max_epochs", "4", "--model.optimizer.lr", "0.02", "--model.optimizer.weight_decay", "0.5")
+    shutil.copytree(place / "one", place / "longer")
+    resume(place, "longer", *longer)
+    with (place / "longer" / "metrics.csv").open() as file:
+        rates = {int(row["step"]): float(row["lr-AdamW"]) for row in csv.DictReader(file) if row.get("lr-AdamW")}
+    cosine = [0.01 * (1 + math.cos(math.pi * step / 12)) for step in range(9, 12)]
+    assert [rate for step, rate in sorted(rates.items()) if step >= 9] == pytest.approx(cosine, rel=1e-6)
+    group = torch.load(place / "longer" / "last.ckpt", weights_only=True)["optimizer_states"][0]["param_groups"][-1]
+    assert group["weight_decay"] == 0.5
+    said = run("fit", "--run_dir", "one", "--ckpt_path", "last", "--model.optimizer.opt", "sgd", folder=place, code=2)
+    assert "error: the checkpoint has the state of adamw, but model.optimizer.opt is sgd: resume with adamw" in said
+
+
 POINTS = [
     ("train_batch_start", 0, 0),
     ("train_batch_start", 1, 0),
@@ -141,12 +175,13 @@ POINTS = [
 ]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("processes", FLAGS)
 @pytest.mark.parametrize(("hook", "epoch", "batch"), POINTS)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_stopped_at(place_two: Path, number: int, hook: str, epoch: int, batch: int, processes: str) -> None:
     """Every point and signal; where nothing was saved yet, it starts anew by `auto`."""
+    batch = batch // 2 if processes == "two processes" else batch  # of which each has half as many batches
     name = f"{hook}-{epoch}-{batch}-{number}-{processes[:3]}"
     code = -9 if number == signal.SIGKILL else 128 + number
     at = {"hook": hook, "epoch": epoch, "batch": batch, "number": int(number)}

@@ -52,7 +52,7 @@ def test_lines_and_file_say_it(run: Path, capsys: pytest.CaptureFixture[str]) ->
         "",
         f"run folder   {run}",
         "network      oct_cifar_resnet20_a0.25",
-        "best top-1   75.00 % in epoch 1 (of 0 to 3)",
+        "best top-1   75.00 % in epoch 1 (4 trained here)",
         "throughput   150 images/s",
         "wall time    1 h 03 min in 2 attempts",
         f"best         {run}/epoch=001-top1=0.750.ckpt",

@@ -300,6 +300,20 @@ def test_channels_last_changes_memory_and_nothing_else() -> None:
     torch.testing.assert_close(last(images), plain(images))
 
 
+def test_gradient_checkpointing_changes_memory_and_nothing_else() -> None:
+    plain, sparing = (
+        ClassificationTask("oct_cifar_resnet20_a0.25", CLASSES, grad_checkpointing=on) for on in (False, True)
+    )
+    sparing.load_state_dict(plain.state_dict())
+    images = torch.randn(2, 3, 32, 32)
+    for module in (plain, sparing):
+        module(images).square().sum().backward()
+    for a, b in zip(plain.parameters(), sparing.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+    with pytest.raises(SettingError, match=r"^model.grad_checkpointing: dla34 cannot: "):
+        ClassificationTask("dla34", grad_checkpointing=True)
+
+
 def test_checkpoints_are_the_same_with_and_without_compile() -> None:
     assert list(task(compile=True).state_dict()) == list(task().state_dict())
 
