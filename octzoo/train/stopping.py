@@ -45,7 +45,7 @@ class StopRequest:
         while self._former:
             signum, handler = self._former.popitem()
             if signal.getsignal(signum) == self._note:  # else Lightning gave back what it had found
-                signal.signal(signum, signal.SIG_DFL if signum == signal.SIGTERM else handler)
+                signal.signal(signum, handler)
 
     def connect(self, timeout: float) -> None:
         """Makes the group of processes that agree (gloo, so that no GPU is waited for). All processes call it.

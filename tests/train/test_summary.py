@@ -138,7 +138,7 @@ class TestClock:
         clock: Any = Clock(tmp_path, time.monotonic())
         clock.on_train_batch_end(self.trainer, None, None, None, 0)
         if problem is None:
-            clock.on_train_end(self.trainer, None)
+            clock.on_fit_end(self.trainer, None)
         else:
             clock.on_exception(self.trainer, None, problem)
         assert self.clock(tmp_path)["state"] == state
@@ -146,5 +146,5 @@ class TestClock:
     def test_one_process_writes(self, tmp_path: Path) -> None:
         clock: Any = Clock(tmp_path, time.monotonic())
         clock.on_train_batch_end(SimpleNamespace(is_global_zero=False), None, None, None, 0)
-        clock.on_train_end(SimpleNamespace(is_global_zero=False), None)
+        clock.on_fit_end(SimpleNamespace(is_global_zero=False), None)
         assert list(tmp_path.iterdir()) == []
