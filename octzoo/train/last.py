@@ -56,7 +56,8 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         if self.stopping and self.saved_step == trainer.global_step:
             raise Stopped(self.request.signum, self.path.parent)
-        self.request.ask()
+        late = bool(self.every_minutes) and time.monotonic() - self.saved_time >= 60 * self.every_minutes
+        self.request.ask(late)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         self.stopping |= self.request.agreed()
@@ -77,10 +78,8 @@ class LastCheckpoint(Checkpoint):
             self.request.ask()
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if self._equally_long(trainer) and self.request.agreed():
-            raise Stopped(
-                self.request.signum, self.path.parent
-            )  # saved as validation began, and nothing was trained since
+        if self._equally_long(trainer) and self.request.agreed():  # saved as it began; nothing was trained since
+            raise Stopped(self.request.signum, self.path.parent)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._save(trainer)
@@ -96,14 +95,9 @@ class LastCheckpoint(Checkpoint):
         loops["fit_loop"] = (before_validation if trainer.validating else outside_validation)(loops["fit_loop"])
 
     def _due(self, trainer: pl.Trainer) -> bool:
-        """Whether a periodic save is due; the first process's clock counts."""
+        """Whether a periodic save is due, by all processes' counts or any one's clock."""
         steps = trainer.global_step - self.saved_step
-        if self.every_n_steps and steps >= self.every_n_steps:
-            return True
-        if not self.every_minutes or not steps:
-            return False
-        late = time.monotonic() - self.saved_time >= 60 * self.every_minutes
-        return trainer.strategy.broadcast(late) if trainer.world_size > 1 else late
+        return bool(self.every_n_steps and steps >= self.every_n_steps) or (steps > 0 and self.request.late)
 
     def _save(self, trainer: pl.Trainer) -> None:
         trainer.save_checkpoint(self.path, weights_only=False)

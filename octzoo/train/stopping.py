@@ -29,6 +29,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signum = self._interrupts = 0
+        self.late = False
         self._former: dict[int, Any] = {}
         self._group: Any = None
         self._asking: tuple[torch.Tensor, Any] | None = None
@@ -56,20 +57,26 @@ class StopRequest:
         if self._group is None and dist.is_initialized() and dist.get_world_size() > 1:
             self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
 
-    def ask(self) -> None:
-        """Begins to ask all processes; the answer is there when a step is done. All call it at the same place."""
+    def ask(self, late: bool = False) -> None:
+        """Begins to ask all processes; the answer is there when a step is done. All call it at the same place.
+
+        Args:
+            late: whether this process holds a save to be due; `late` then says whether any does
+        """
+        self.late = late
         if self._group is not None:
-            signum = torch.tensor([self.signum])
-            self._asking = signum, dist.all_reduce(signum, dist.ReduceOp.MAX, group=self._group, async_op=True)
+            question = torch.tensor([self.signum, late])
+            self._asking = question, dist.all_reduce(question, dist.ReduceOp.MAX, group=self._group, async_op=True)
 
     def agreed(self) -> bool:
         """Whether any process was signalled before its last `ask`."""
-        if self._asking is not None:
-            (signum, work), self._asking = self._asking, None
-            work.wait()
-            self.signum = max(self.signum, int(signum)) if int(signum) else self.signum
-            return bool(int(signum))
-        return self._group is None and self.signum > 0
+        if self._asking is None:
+            return self._group is None and self.signum > 0
+        (question, work), self._asking = self._asking, None
+        work.wait()
+        signum, late = question.tolist()
+        self.signum, self.late = max(self.signum, signum), bool(late)
+        return signum > 0
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         self._interrupts += signum == signal.SIGINT

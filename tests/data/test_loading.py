@@ -318,7 +318,7 @@ def alive(pid: int) -> bool:
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks /proc which processes there are")
 @pytest.mark.parametrize(
     ("end", "method", "code"),
-    [("return", "spawn", 0), ("kill", "fork", -9), ("interrupt", "fork", -2)],
+    [pytest.param("return", "spawn", 0, marks=pytest.mark.slow), ("kill", "fork", -9), ("interrupt", "fork", -2)],
 )
 def test_reading_processes_outlive_signals_and_end_with_the_one_they_read_for(
     end: str, method: str, code: int, tmp_path: Path

@@ -77,7 +77,7 @@ class TestWhenItSaves:
         assert saves.seen == [(0, 2, 1, False), (0, 4, 2, False), (0, 5, 3, False)]
 
     def test_or_when_so_much_time_went_by(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A batch takes 20 s: after a minute is the third, counted from the last save."""
+        """A batch takes 20 s: after the fourth, which began a minute after the last save, and at the epoch's end."""
         clock = SimpleNamespace(now=0.0)
         monkeypatch.setattr(last.time, "monotonic", lambda: clock.now)
 
@@ -88,7 +88,7 @@ class TestWhenItSaves:
 
         saves = Moments(tmp_path, every_minutes=1.0)
         fit(tmp_path, saves, module=Slow(), max_epochs=1, limit_train_batches=8, limit_val_batches=0)
-        assert [step for _, _, step, _ in saves.seen] == [3, 6, 8]
+        assert [step for _, _, step, _ in saves.seen] == [4, 8]
 
     def test_the_sanity_check_saves_nothing(self, tmp_path: Path) -> None:
         saves = Moments(tmp_path)

@@ -65,7 +65,9 @@ def endless(place: Path, name: str, *flags: str) -> tuple[subprocess.Popen[str],
     return process, family(process.pid)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_a_signal_to_all_processes_saves_and_ends_them_reading_ones_too(place: Path, number: int, code: int) -> None:
     """As a terminal sends Ctrl-C and a scheduler SIGTERM: to every process of the run."""
     name = f"all{number}"
