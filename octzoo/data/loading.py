@@ -98,12 +98,8 @@ class Prepared(Dataset):
             except UserError:
                 raise
             except UNREADABLE as problem:
-                fatal = self.broken == "fail" or attempt == MOST_IN_A_ROW
-                error = f"{type(problem).__name__}: {problem}"
-                if attempt == MOST_IN_A_ROW:
-                    error += f"; {attempt} in a row: is the data root still there?"
-                found.append(Broken(sample.epoch, sample.position, self.name(index), error, fatal))
-                if fatal or self.broken == "skip":
+                found.append(note(problem, sample.epoch, sample.position, self.name(index), attempt, self.broken))
+                if found[-1].fatal or self.broken == "skip":
                     return Item(None, -1, tuple(found))
                 index = self._index_at(sample.epoch, sample.position + attempt)
         if self.seed is not None:
@@ -113,6 +109,14 @@ class Prepared(Dataset):
     def _index_at(self, epoch: int, position: int) -> int:
         order = self.order(len(self), self.seed or 0, epoch, self.repeats)
         return int(order[position % len(self)])
+
+
+def note(problem: Exception, epoch: int, position: int, name: str, attempt: int, policy: str) -> Broken:
+    """What there is to say of a picture that did not decode, the `attempt`-th in a row."""
+    last = attempt == MOST_IN_A_ROW
+    error = f"{type(problem).__name__}: {problem}"
+    error += f"; {attempt} in a row: are the data still there?" if last else ""
+    return Broken(epoch, position, name, error, fatal=last or policy == "fail")
 
 
 def collate(

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from octzoo.data.loading import MOST_IN_A_ROW, UNREADABLE, Broken, Item
+from octzoo.data.loading import MOST_IN_A_ROW, UNREADABLE, Broken, Item, note
 from octzoo.data.normalize import split_transform
 from octzoo.data.order import seed_everywhere
 from octzoo.data.pictures import SettingError
@@ -124,12 +124,8 @@ class StreamBatches(IterableDataset):
                 image = sample.decode()
                 break
             except UNREADABLE as problem:
-                fatal = self.broken == "fail" or attempt == MOST_IN_A_ROW
-                error = f"{type(problem).__name__}: {problem}"
-                if attempt == MOST_IN_A_ROW:
-                    error += f"; {attempt} in a row: are the data still there?"
-                found.append(Broken(part.epoch, position, sample.name, error, fatal))
-                if fatal or self.broken == "skip":
+                found.append(note(problem, part.epoch, position, sample.name, attempt, self.broken))
+                if found[-1].fatal or self.broken == "skip":
                     ahead.popleft()
                     return Item(None, -1, tuple(found))
         ahead.popleft()

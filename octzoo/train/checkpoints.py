@@ -45,7 +45,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
-        sync_folder(path.parent)
+        sync(path.parent)
     except BaseException as problem:
         temporary.unlink(missing_ok=True)
         if reason := unwritable(problem):
@@ -63,9 +63,9 @@ def unwritable(problem: BaseException | None) -> str:
     return ""
 
 
-def sync_folder(folder: Path) -> None:
-    """Makes a rename in `folder` last through a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Makes what was written to a file, or renamed in a folder, last through a power failure."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

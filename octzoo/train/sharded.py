@@ -12,7 +12,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
-from octzoo.train.checkpoints import TEMPORARY, sync_folder
+from octzoo.train.checkpoints import TEMPORARY, sync
 
 
 def shard(model: nn.Module, mesh: DeviceMesh) -> None:
@@ -44,7 +44,7 @@ class Sharded(ModelParallelStrategy):
         self.barrier()
         super().save_checkpoint(checkpoint, temporary, storage_options)
         for file in temporary.glob(f"__{self.global_rank}_*" if self.global_rank else "*"):
-            _sync(file)
+            sync(file)
         self.barrier()
         if self.is_global_zero:
             replace_folder(temporary, path)
@@ -53,12 +53,12 @@ class Sharded(ModelParallelStrategy):
 
 def replace_folder(temporary: Path, path: Path) -> None:
     """Puts a finished folder in the place of an older one, which is there until the new one is."""
-    sync_folder(temporary)
+    sync(temporary)
     old = path.with_name(f"{TEMPORARY}old-{path.name}")
     if path.exists():
         os.replace(path, old)
     os.replace(temporary, path)
-    sync_folder(path.parent)
+    sync(path.parent)
     if old.is_dir():
         shutil.rmtree(old)
     else:
@@ -71,11 +71,3 @@ class BuffersOfFirst(pl.Callback):
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for buffer in pl_module.buffers():
             dist.broadcast(buffer, src=0)
-
-
-def _sync(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -136,14 +136,14 @@ class TestReplacing:
         last = order[99]
         error = UNREADABLE[99 % len(UNREADABLE)].__name__
         assert str(raised.value) == (
-            f"{last}.png does not decode ({error}: no picture {last}; 100 in a row: is the data root still there?); "
+            f"{last}.png does not decode ({error}: no picture {last}; 100 in a row: are the data still there?); "
             "take another"
         )
         assert len(loader.broken) == 100
         assert [note.fatal for note in loader.broken] == [False] * 99 + [True]
 
     def test_a_root_that_is_not_there_any_more_ends_the_run_also_with_fewer_pictures(self) -> None:
-        with pytest.raises(SettingError, match="100 in a row: is the data root still there?"):
+        with pytest.raises(SettingError, match="100 in a row: are the data still there?"):
             indices(training(8, range(8)))
 
     def test_only_what_pillow_raises_is_a_broken_picture(self) -> None:

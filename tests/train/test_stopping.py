@@ -236,7 +236,7 @@ def test_a_vanished_data_root_is_one_line(place: Path, tmp_path: Path) -> None:
     process = start(*FIT, "--run_dir", "r", "--trainer.callbacks+=tests.faults.Vanish", folder=tmp_path)
     code, said = finish(process)
     assert code == 2
-    assert "100 in a row: is the data root still there?" in said
+    assert "100 in a row: are the data still there?" in said
 
 
 def test_a_full_disk_is_one_line_and_the_former_checkpoint_stays(place: Path) -> None:
