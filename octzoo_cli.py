@@ -24,7 +24,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "weights": ("a checkpoint's weights as one safetensors file", "octzoo.cli.weights:main"),
     "import": ("turn a published file of weights into a checkpoint folder", "octzoo.cli.import_weights:main"),
     "compare": ("several runs in one table and one picture", "octzoo.cli.compare:main"),
-    "bench": ("speed, measured here: of the data loader", "octzoo.cli.bench:main"),
+    "bench": ("speed, measured here: of the data loader, of the training loop", "octzoo.cli.bench:main"),
     "plan-run": ("hours and cost of a training on paper", "octzoo.cli.plan_run:main"),
 }
 

@@ -40,8 +40,14 @@ def main(arguments: list[str]) -> int:
 
 def run(options: Namespace) -> None:
     """Measures in turns; prints the result and writes the file."""
+    from octzoo.errors import UserError
     from octzoo.train.environment import environment
 
+    most = len(data(options).train_dataloader()) - FIRST
+    if options.steps > most:
+        raise UserError(
+            f"--steps {options.steps}: the digits have {most} batches of {options.batch_size}, less {FIRST}"
+        )
     out = options.json.absolute()
     found: dict[str, list[float]] = {"bare": [], "fit": []}
     with tempfile.TemporaryDirectory() as place, chdir(place):

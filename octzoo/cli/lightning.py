@@ -29,6 +29,7 @@ def run(arguments: list[str]) -> None:
 
     from octzoo.data.loading import reader_died
     from octzoo.errors import RunError
+    from octzoo.train.bad_steps import BadStep
     from octzoo.train.cli import OctzooCLI
     from octzoo.train.stopping import Stopped
 
@@ -36,6 +37,9 @@ def run(arguments: list[str]) -> None:
     sys.argv = [sys.argv[0], *with_config_of_run(configs_first(measured_first(arguments)))]
     try:
         OctzooCLI()
+    except BadStep:  # of every process at the same step; see below
+        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            raise
     except SIGTERMException:  # before training began
         sys.exit(TERMINATED)
     except RuntimeError as problem:

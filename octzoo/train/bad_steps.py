@@ -73,15 +73,15 @@ class BadSteps(pl.Callback):
             event = torch.cuda.Event()
             event.record()
             self.pending.append((host, event, step))
-            self._read(behind=LAG)
+            self._read(trainer, behind=LAG)
         else:
             self._handle(bool(bad), step, trainer)
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
-        self._read(behind=0)
+        self._read(trainer, behind=0)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._read(behind=0)
+        self._read(trainer, behind=0)
         if self.total:
             pl_module.log("train/skipped_steps", float(self.total), rank_zero_only=True)
 
@@ -119,15 +119,14 @@ class BadSteps(pl.Callback):
             "batch": number,
             "batches": 1 + number % trainer.accumulate_grad_batches,
             "learning_rate": max(group["lr"] for group in optimizer.param_groups),
-            "trainer": trainer,
         }
 
-    def _read(self, behind: int) -> None:
+    def _read(self, trainer: pl.Trainer, behind: int) -> None:
         """Reads what is known of all but the newest `behind` steps: in every process at the same step."""
         while len(self.pending) > behind:
             host, event, step = self.pending.pop(0)
             event.synchronize()
-            self._handle(bool(host), step, step["trainer"])
+            self._handle(bool(host), step, trainer)
 
     def _handle(self, bad: bool, step: dict[str, Any], trainer: pl.Trainer) -> None:
         if not bad:
@@ -158,7 +157,7 @@ class BadSteps(pl.Callback):
         describe = getattr(trainer.datamodule, "names_of_batch", None)  # type: ignore[attr-defined]
         numbers = range(step["batch"] - step["batches"] + 1, step["batch"] + 1)
         names = [name for number in numbers for name in describe(step["epoch"], number)] if describe else []
-        facts = {key: value for key, value in step.items() if key not in ("trainer", "batches")}
+        facts = {key: value for key, value in step.items() if key != "batches"}
         with (self.run_dir / "bad_steps.jsonl").open("a") as file:
             file.write(json.dumps({**facts, "process": trainer.global_rank, "samples": names}) + "\n")
         return names

@@ -1,6 +1,7 @@
 """Callbacks that Lightning lacks: the run's papers, each step's random numbers, broken pictures, speed, log lines."""
 
 import json
+import shutil
 import time
 import traceback
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from octzoo.data import ImageData
 from octzoo.data.order import run_seed, seed_everywhere
 from octzoo.errors import some
 from octzoo.train.environment import differences, environment, same_bits
+from octzoo.train.pictures import replace_text
 from octzoo.train.runs import CONFIG
 
 ENVIRONMENT = "octzoo_environment"  # a checkpoint's key
@@ -61,8 +63,8 @@ class RunFolder(SaveConfigCallback):
     def _write(self, name: str, text: str) -> None:
         path = self.run_dir / name
         if path.exists() and path.read_text() != text:
-            path.rename(path.with_stem(f"{path.stem}-{self.attempt - 1}"))
-        path.write_text(text)
+            shutil.copy(path, path.with_stem(f"{path.stem}-{max(self.attempt - 1, 0)}"))
+        replace_text(path, text)
 
 
 class StepRandomness(pl.Callback):

@@ -21,7 +21,7 @@ from octzoo.train.bar import Bar
 from octzoo.train.callbacks import BrokenCount, EpochLines, ImagesPerSecond, RunFolder, StepRandomness
 from octzoo.train.checkpoints import AtomicIO, read_whole
 from octzoo.train.confusion import Confusion
-from octzoo.train.ema import EMA
+from octzoo.train.ema import EMA, refuse_sharded
 from octzoo.train.environment import differences, same_bits
 from octzoo.train.last import LastCheckpoint
 from octzoo.train.loggers import make_loggers
@@ -30,7 +30,7 @@ from octzoo.train.parser import Parser
 from octzoo.train.predict import PredictionWriter, published_names
 from octzoo.train.recipes import missing_base
 from octzoo.train.references import environment_references, with_references
-from octzoo.train.runs import CONFIG, RESUME, find_checkpoint, find_resume, new_run_folder, run_name
+from octzoo.train.runs import CONFIG, LAST, RESUME, find_checkpoint, find_resume, new_run_folder, run_name
 from octzoo.train.settings import (
     BadStepArgs,
     EmaArgs,
@@ -191,10 +191,18 @@ class OctzooCLI(LightningCLI):
         settings = self.config_init[self.subcommand]
         fits = self.subcommand == "fit"
         callbacks = as_list(settings.trainer.callbacks)
+        if not fits and settings.trainer.strategy == "fsdp2":
+            settings.trainer.strategy = "auto"  # weights are measured in one piece
         kwargs["strategy"] = find_strategy(settings.trainer, settings.group_timeout)
         sharded = isinstance(kwargs["strategy"], Sharded)
         if fits:
-            check_sharding(sharded, settings.ema.decay, self.checkpoint)
+            check_resume(self.checkpoint, sharded)
+            if settings.ema.decay:
+                refuse_sharded(kwargs["strategy"])
+            if settings.checkpoint.save_on_exception:
+                raise SettingError(
+                    "checkpoint.save_on_exception would save bad steps too; last.ckpt is there without it"
+                )
         plugins = as_list(settings.trainer.plugins)
         if self.subcommand == "predict":
             kwargs |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}
@@ -231,7 +239,7 @@ class OctzooCLI(LightningCLI):
     def after_fit(self) -> None:
         """Says what came out."""
         if self.run_dir is not None and self.trainer.is_global_zero:
-            some = any(self.run_dir.glob("*.ckpt"))
+            some = (self.run_dir / LAST).exists()
             paths = [find_checkpoint(self.run_dir, prefer_last=last) if some else None for last in (False, True)]
             finish(self.run_dir, *paths)
 
@@ -287,10 +295,8 @@ def run_callbacks(settings: Any, run_dir: Path, loggers: list[Logger], sharded: 
     return found
 
 
-def check_sharding(sharded: bool, decay: float, checkpoint: Path | None) -> None:
-    """Raises SettingError for what sharded weights (fsdp2) cannot do, or weights in one piece cannot."""
-    if decay and sharded:
-        raise SettingError("ema.decay: no average of sharded weights (fsdp2); set it to 0, or trainer.strategy to ddp")
+def check_resume(checkpoint: Path | None, sharded: bool) -> None:
+    """Raises SettingError for a sharded checkpoint where the weights will not be."""
     if checkpoint is not None and checkpoint.is_dir() and not sharded:
         raise SettingError(
             f"ckpt_path: {checkpoint} is sharded: resume it with --trainer.strategy fsdp2, or start from its weights "

@@ -3,9 +3,11 @@
 from typing import Any, cast
 
 import lightning.pytorch as pl
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from timm.utils import ModelEmaV3
-from torch import nn
+from torch import Tensor, nn
 
+from octzoo.data import SettingError
 from octzoo.errors import UserError
 from octzoo.train.task import ClassificationTask
 
@@ -30,11 +32,12 @@ class EMA(pl.Callback):
         self.decay, self.warmup = decay, warmup
         self.average: ModelEmaV3 | None = None
         self.updates = 0  # of the optimizer, when the average last moved
-        self.swapped = False
+        self.raw: dict[str, Tensor] | None = None  # the trained weights, while the network holds the average
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage != "fit":
             return
+        refuse_sharded(trainer.strategy)
         if any(getattr(callback, "save_weights_only", False) for callback in trainer.checkpoint_callbacks):
             raise UserError(
                 "checkpoint.save_weights_only would save the raw weights; set it to false, or ema.decay to 0"
@@ -52,21 +55,19 @@ class EMA(pl.Callback):
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.average is not None:
-            self._swap(pl_module)
+            state = cast(nn.Module, pl_module.model).state_dict()
+            self.raw = {name: value.clone() for name, value in state.items()}
+            cast(nn.Module, pl_module.model).load_state_dict(cast(nn.Module, self.average.module).state_dict())
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.swapped:
-            self._swap(pl_module)
+        self._put_back(pl_module)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        if self.swapped:  # before any checkpoint callback may save
-            self._swap(pl_module)
+        self._put_back(pl_module)  # before any checkpoint callback may save
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
         average = {f"model.{name}": value for name, value in self._average.module.state_dict().items()}
-        raw = checkpoint["state_dict"]
-        if self.swapped:
-            raw, average = {**raw, **average}, {name: value for name, value in raw.items() if name in average}
+        raw = checkpoint["state_dict"] | {f"model.{name}": value for name, value in (self.raw or {}).items()}
         checkpoint[RAW] = raw
         checkpoint["state_dict"] = {**raw, **average}
 
@@ -94,11 +95,13 @@ class EMA(pl.Callback):
             raise UserError("EMA: there is an average only while fitting")
         return self.average
 
-    def _swap(self, pl_module: pl.LightningModule) -> None:
-        ours = cast(nn.Module, self._average.module).state_dict()
-        theirs = cast(nn.Module, pl_module.model).state_dict()
-        for name, value in ours.items():
-            kept = theirs[name].clone()
-            theirs[name].copy_(value)
-            value.copy_(kept)
-        self.swapped = not self.swapped
+    def _put_back(self, pl_module: pl.LightningModule) -> None:
+        if self.raw is not None:
+            cast(nn.Module, pl_module.model).load_state_dict(self.raw)
+            self.raw = None
+
+
+def refuse_sharded(strategy: Any) -> None:
+    """Raises SettingError where a strategy shards the weights."""
+    if isinstance(strategy, FSDPStrategy | ModelParallelStrategy):
+        raise SettingError("ema.decay: no average of sharded weights (fsdp2); set it to 0, or trainer.strategy to ddp")

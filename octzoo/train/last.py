@@ -34,7 +34,7 @@ class LastCheckpoint(Checkpoint):
         self.path, self.group_timeout = run_dir / LAST, group_timeout
         self.every_n_steps, self.every_minutes = every_n_steps, every_minutes
         self.request = StopRequest()
-        self.stopping = False
+        self.stopping = self.saved_to_stop = False
         self.saved_step, self.saved_time = 0, time.monotonic()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -54,8 +54,8 @@ class LastCheckpoint(Checkpoint):
         self.request.restore()
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        if self.stopping and self.saved_step == trainer.global_step:
-            raise Stopped(self.request.signum, self.path.parent)
+        if self.saved_to_stop:
+            raise Stopped(self.request.signum, self.path)
         late = bool(self.every_minutes) and time.monotonic() - self.saved_time >= 60 * self.every_minutes
         self.request.ask(late)
 
@@ -63,8 +63,8 @@ class LastCheckpoint(Checkpoint):
         self.stopping |= self.request.agreed()
         loop = trainer.fit_loop.epoch_loop
         inside = loop.batch_progress.current.ready % trainer.accumulate_grad_batches
-        if inside or loop.batch_progress.is_last_batch:  # gradients are in no checkpoint; the epoch's end comes next
-            return
+        if inside or loop.batch_progress.is_last_batch or validation_follows(trainer):
+            return  # gradients are in no checkpoint; the epoch's end, or validation, comes next and saves
         if self.stopping or self._due(trainer):
             self._save(trainer)
 
@@ -79,7 +79,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if self._equally_long(trainer) and self.request.agreed():  # saved as it began; nothing was trained since
-            raise Stopped(self.request.signum, self.path.parent)
+            raise Stopped(self.request.signum, self.path)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._save(trainer)
@@ -88,7 +88,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.stopping:  # here, since an epoch's figures are logged after its end
-            raise Stopped(self.request.signum, self.path.parent)
+            raise Stopped(self.request.signum, self.path)
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
         loops = checkpoint["loops"]
@@ -102,15 +102,25 @@ class LastCheckpoint(Checkpoint):
     def _save(self, trainer: pl.Trainer) -> None:
         trainer.save_checkpoint(self.path, weights_only=False)
         self.saved_step, self.saved_time = trainer.global_step, time.monotonic()
+        self.saved_to_stop = self.stopping
 
     def _stop_if_asked(self) -> None:
         self.request.ask()
         if self.request.agreed() or self.stopping:
-            raise Stopped(self.request.signum, self.path.parent)
+            raise Stopped(self.request.signum, self.path)
 
     def _equally_long(self, trainer: pl.Trainer) -> bool:
         """Whether all processes have as many validation batches: only then can they agree at each."""
         return trainer.world_size == 1 or all(isinstance(n, int) for n in trainer.num_val_batches)
+
+
+def validation_follows(trainer: pl.Trainer) -> bool:
+    """Whether Lightning validates after this batch, by its count of batches."""
+    every, loop = trainer.val_check_batch, trainer.fit_loop.epoch_loop
+    if not trainer.enable_validation or not isinstance(every, int):
+        return False
+    done = loop.batch_idx if trainer.check_val_every_n_epoch else loop.total_batch_idx
+    return (done + 1) % every == 0
 
 
 def before_validation(fit_loop: dict[str, Any]) -> dict[str, Any]:

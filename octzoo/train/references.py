@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 _NAME = re.compile(r"\$\{oc\.env:([^},]+)")
 SHORTEST = 6  # characters of a value that is looked for anywhere; a shorter one may well stand there by itself
@@ -37,7 +38,7 @@ def with_references(content: dict[str, Any], references: dict[str, str]) -> dict
         place: Any = content
         for group in groups:
             place = _member(place, group)
-        if _same(_member(place, last), OmegaConf.create({"v": text}).v):
+        if _same(_member(place, last), _resolved(text, content)):
             place[last] = text
     names = {name for text in references.values() for name in _NAME.findall(text)}
     values = {name: value for name in names if len(value := os.environ.get(name, "")) >= SHORTEST}
@@ -61,9 +62,17 @@ def _member(place: Any, key: str | int) -> Any:
     return place[key] if isinstance(place, list) and isinstance(key, int) and key < len(place) else None
 
 
+def _resolved(text: str, content: dict[str, Any]) -> str:
+    """What a reference gives, among the other values; "" where it cannot be told."""
+    try:
+        return str(OmegaConf.create({**content, "": text})[""])
+    except OmegaConfBaseException:
+        return ""
+
+
 def _same(value: Any, text: str) -> bool:
     """Whether a parsed value came from a text."""
-    if value is None or isinstance(value, dict | list):
+    if value is None or not text or isinstance(value, dict | list):
         return False
     if str(value) == text or yaml.safe_load(text) == value:
         return True

@@ -67,6 +67,8 @@ def find_strategy(trainer: Any, group_timeout: float) -> Any:
         if processes < 2:
             raise SettingError("trainer.strategy: fsdp2 shards over several devices; set trainer.devices, or take auto")
         return Sharded(data_parallel_size=processes, tensor_parallel_size=1, timeout=timeout)
+    if trainer.strategy == "ddp_find_unused_parameters_true":
+        return DDPStrategy(timeout=timeout, find_unused_parameters=True)
     if trainer.strategy == "ddp" or (trainer.strategy == "auto" and processes > 1):
         return DDPStrategy(timeout=timeout)
     return trainer.strategy

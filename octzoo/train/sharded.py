@@ -56,13 +56,19 @@ def replace_folder(temporary: Path, path: Path) -> None:
     sync(temporary)
     old = path.with_name(f"{TEMPORARY}old-{path.name}")
     if path.exists():
+        remove(old)  # of a replacement that was cut off
         os.replace(path, old)
     os.replace(temporary, path)
     sync(path.parent)
-    if old.is_dir():
-        shutil.rmtree(old)
+    remove(old)
+
+
+def remove(path: Path) -> None:
+    """Removes a checkpoint, file or folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
     else:
-        old.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
 
 
 class BuffersOfFirst(pl.Callback):

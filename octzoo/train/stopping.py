@@ -1,5 +1,6 @@
 """Being asked to stop: SIGTERM and Ctrl-C become a request that all processes agree on between two batches."""
 
+import os
 import shlex
 import signal
 from datetime import timedelta
@@ -15,9 +16,10 @@ from torch import distributed as dist
 class Stopped(BaseException):
     """The run was asked to stop, has saved its state and ends. `exit_code` is what a shell says of the signal."""
 
-    def __init__(self, signum: int, run_dir: Path) -> None:
-        again = f"octzoo fit --run_dir {shlex.quote(str(run_dir))} --ckpt_path last"
-        super().__init__(f"stopped by {signal.Signals(signum).name}; to resume: {again}")
+    def __init__(self, signum: int, last: Path) -> None:
+        again = f"octzoo fit --run_dir {shlex.quote(str(last.parent))} --ckpt_path last"
+        what = f"to resume: {again}" if last.exists() else "nothing was trained yet"
+        super().__init__(f"stopped by {signal.Signals(signum).name}; {what}")
         self.exit_code = 128 + signum
 
 
@@ -87,9 +89,15 @@ class StopRequest:
 
 
 class EndAtOnce(pl.Callback):
-    """SIGTERM ends a measurement, which has nothing to save. Lightning would note it and go on."""
+    """SIGTERM ends a measurement, which has nothing to save, in all processes. Lightning would note it and go on."""
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        def end(signum: int, frame: FrameType | None) -> None:
+            if trainer.strategy.launcher is not None:
+                trainer.strategy.launcher.kill(signal.SIGTERM)
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
+
+        signal.signal(signal.SIGTERM, end)
 
     on_test_start = on_predict_start = on_validation_start

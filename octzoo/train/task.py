@@ -24,8 +24,7 @@ from octzoo.train.optim import OptimizerArgs, ScheduleArgs, make_optimizer, make
 from octzoo.train.sharded import shard
 from octzoo.train.teacher import Teacher, TeacherArgs, normalisation
 
-# what of an optimizer's parameter group is a setting, not a state
-GROUP_SETTINGS = ("lr", "initial_lr", "weight_decay", "momentum", "nesterov", "betas", "eps", "lr_scale")
+GROUP_SETTINGS = ("initial_lr", "lr_scale")  # which timm adds to a parameter group, beside the optimizer's own
 TRAIN_LOSS = "train_loss"  # a checkpoint's key for the loss of the epoch so far: [loss x pictures, pictures] a process
 
 
@@ -195,7 +194,8 @@ class ClassificationTask(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = make_optimizer(self.model, replace(self.optimizer, lr=self._learning_rate()))
-        self.group_settings = [{k: v for k, v in g.items() if k in GROUP_SETTINGS} for g in optimizer.param_groups]
+        names = {*optimizer.defaults, *GROUP_SETTINGS}  # the rest of a group, such as a count of steps, is its state
+        self.group_settings = [{k: v for k, v in group.items() if k in names} for group in optimizer.param_groups]
         updates = self.trainer.estimated_stepping_batches
         if not math.isfinite(updates):
             raise SettingError("trainer.max_epochs or trainer.max_steps: the schedule needs an end")

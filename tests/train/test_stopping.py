@@ -1,5 +1,6 @@
 """What ends a run beside its end: signals, as users and schedulers send them, a process that is lost, a full disk."""
 
+import json
 import os
 import signal
 import socket
@@ -247,3 +248,23 @@ def test_a_full_disk_is_one_line_and_the_former_checkpoint_stays(place: Path) ->
     assert "error: full/last.ckpt cannot be written: File too large; the former one is kept" in said
     assert (place / "full" / "last.ckpt").read_bytes() == former
     assert not list((place / "full").glob(".writing-*"))
+
+
+@pytest.mark.slow
+def test_a_bad_step_of_one_process_ends_both_with_its_code(place: Path) -> None:
+    """The second process's loss is not a number; both know it before the step."""
+    flags = (*TWO, "--trainer.callbacks+=tests.faults.NotANumber")
+    said = run(*FIT, "--run_dir", "nan", *flags, folder=place, code=4)
+    assert "error: step 2 (epoch 1, batch 1): the loss or the gradient is not finite or too large" in said
+    assert torch.load(place / "nan" / "last.ckpt", weights_only=True)["global_step"] <= 2
+    processes = [json.loads(line) for line in (place / "nan" / "bad_steps.jsonl").read_text().splitlines()]
+    assert sorted(step["process"] for step in processes) == [0, 1]
+    assert all(len(step["samples"]) == 8 for step in processes)
+
+
+@pytest.mark.slow
+def test_stopped_before_the_first_update_of_an_accumulation_it_waits_for_it_and_saves(place: Path) -> None:
+    flags = ("--trainer.accumulate_grad_batches", "4", *fault(hook="before_backward", epoch=0, batch=0, number=15))
+    said = run(*FIT, "--run_dir", "early", *flags, folder=place, code=143)
+    assert "to resume: octzoo fit --run_dir early --ckpt_path last" in said
+    assert torch.load(place / "early" / "last.ckpt", weights_only=True)["global_step"] == 1
