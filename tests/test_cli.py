@@ -45,6 +45,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "runs" / "digits" / "0"
 
 
+@pytest.mark.xdist_group("a run")  # one process makes it for all
 class TestARun:
     def test_it_learns_the_digits(self, run: Path) -> None:
         with (run / "metrics.csv").open() as file:
@@ -289,7 +290,7 @@ def test_every_verb_has_help_with_an_example(verb: str, here: Path, capsys: pyte
     with pytest.raises(SystemExit) as stop:
         octzoo_cli.main([verb, "--help"])
     assert not stop.value.code
-    assert f"\nexample: octzoo {verb} -" in capsys.readouterr().out
+    assert f"\nexample: octzoo {verb} " in capsys.readouterr().out
 
 
 def test_two_steps_of_everything_leave_no_folder(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

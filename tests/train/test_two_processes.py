@@ -19,7 +19,15 @@ DOUBLE = ("--trainer.precision", "64-true")
 SGD = ("--model.optimizer.opt", "sgd", "--model.optimizer.lr", "0.01")
 ONE = ("--data.batch_size", "8")
 TWO = ("--data.batch_size", "4", "--trainer.devices", "2")
-CONVNEXT = ("--model.name", "oct_convnext_tiny_a0.25", "--data.preprocess.image_size", "32")
+SMALL = '{"depths": [1, 1, 2, 1], "dims": [16, 32, 64, 64]}'
+CONVNEXT = (
+    "--model.name",
+    "oct_convnext_tiny_a0.25",
+    "--model.model_args",
+    SMALL,
+    "--data.preprocess.image_size",
+    "32",
+)
 SYNCED = ("--trainer.sync_batchnorm", "true")
 
 
@@ -94,5 +102,3 @@ def test_sharded_weights_train_save_resume_and_come_out_as_one_file_like_ddps(pl
     assert ddp.keys() == sharded.keys()
     for key, value in ddp.items():
         assert float((value.double() - sharded[key].double()).norm()) <= 1e-6 * float(value.double().norm()), key
-    said = run("validate", "sharded", folder=place)
-    assert f"{figure(place / 'sharded', 'val/loss'):.5f}" in said
