@@ -317,21 +317,22 @@ class TestLag:
         def synchronize(self) -> None:
             pass
 
-    def pending(self, folder: Path, answers: list[bool]) -> BadSteps:
+    def pending(self, folder: Path, answers: list[bool]) -> tuple[BadSteps, pl.Trainer]:
         bad, run = BadSteps(folder), trainer(folder)
         for number, answer in enumerate(answers):
-            step = {"step": number, "epoch": 0, "batch": number, "batches": 1, "learning_rate": 0.1, "trainer": run}
+            step = {"step": number, "epoch": 0, "batch": number, "batches": 1, "learning_rate": 0.1}
             bad.pending.append((torch.tensor(answer), self.Ready(), step))
         run.datamodule = None  # type: ignore[attr-defined]
-        return bad
+        return bad, run
 
     def test_the_newest_stay_unread_until_something_is_saved(self, tmp_path: Path) -> None:
-        bad = self.pending(tmp_path, [False, False, True])
-        bad._read(behind=2)
+        bad, run = self.pending(tmp_path, [False, False, True])
+        bad._read(run, behind=2)
         assert len(bad.pending) == 2
         with pytest.raises(BadStep, match="^step 2 "):
-            bad.on_save_checkpoint(None, None, {})  # type: ignore[arg-type]
+            bad.on_save_checkpoint(run, None, {})  # type: ignore[arg-type]
 
     def test_an_epochs_end_reads_all(self, tmp_path: Path) -> None:
+        bad, run = self.pending(tmp_path, [True, False])
         with pytest.raises(BadStep, match="^step 0 "):
-            self.pending(tmp_path, [True, False]).on_train_epoch_end(None, None)  # type: ignore[arg-type]
+            bad.on_train_epoch_end(run, None)  # type: ignore[arg-type]

@@ -213,9 +213,14 @@ class TestRequest:
         assert signal.getsignal(signal.SIGTERM) is first
         request.restore()
 
-    def test_what_is_said(self) -> None:
-        stopped = Stopped(signal.SIGTERM, Path("runs/my run/0"))
-        assert str(stopped) == "stopped by SIGTERM; to resume: octzoo fit --run_dir 'runs/my run/0' --ckpt_path last"
+    def test_what_is_said(self, tmp_path: Path) -> None:
+        last = tmp_path / "my run" / "last.ckpt"
+        assert str(Stopped(signal.SIGTERM, last)) == "stopped by SIGTERM; nothing was trained yet"
+        last.parent.mkdir()
+        last.touch()
+        stopped = Stopped(signal.SIGTERM, last)
+        again = f"octzoo fit --run_dir '{last.parent}' --ckpt_path last"
+        assert str(stopped) == f"stopped by SIGTERM; to resume: {again}"
         assert (stopped.exit_code, Stopped(signal.SIGINT, Path("x")).exit_code) == (143, 130)
         assert not isinstance(stopped, Exception)  # no handler of errors takes it
 
