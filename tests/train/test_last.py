@@ -90,6 +90,14 @@ class TestWhenItSaves:
         fit(tmp_path, saves, module=Slow(), max_epochs=1, limit_train_batches=8, limit_val_batches=0)
         assert [step for _, _, step, _ in saves.seen] == [4, 8]
 
+    def test_where_validation_follows_it_saves_as_that_begins_and_not_before(self, tmp_path: Path) -> None:
+        """A checkpoint written between the update and its validation would be resumed without it."""
+        saves = Moments(tmp_path, every_n_steps=1)
+        fit(tmp_path, saves, max_epochs=1, limit_train_batches=4, val_check_interval=2)
+        assert [(step, validating) for _, _, step, validating in saves.seen] == [
+            *((1, False), (2, True), (3, False), (4, True), (4, False))
+        ]
+
     def test_the_sanity_check_saves_nothing(self, tmp_path: Path) -> None:
         saves = Moments(tmp_path)
         fit(tmp_path, saves, max_epochs=1, limit_train_batches=1, num_sanity_val_steps=2)

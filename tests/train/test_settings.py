@@ -105,6 +105,19 @@ class TestSavedConfig:
             "b": {"c": "mine"},
         }
 
+    def test_a_decoded_reference_is_kept_and_so_is_one_beside_another_key(self) -> None:
+        config = "n: ${oc.decode:${oc.env:N}}\nroot: ${oc.env:KEY}/${source}\nsource: folder"
+        resolved = {"n": 3, "root": f"{SECRET}/folder", "source": "folder"}
+        assert saved([config], [], resolved) == {
+            "n": "${oc.decode:${oc.env:N}}",
+            "root": "${oc.env:KEY}/${source}",
+            "source": "folder",
+        }
+
+    def test_a_reference_that_cannot_be_told_leaks_nothing_and_is_no_error(self) -> None:
+        resolved = {"a": f"{SECRET}/x"}
+        assert saved(["a: ${oc.env:KEY}/${gone}\ngone: x"], [], resolved) == {"a": "${oc.env:KEY}/x"}
+
     def test_a_key_that_is_not_there_any_more_is_no_error(self) -> None:
         assert saved(["a: {b: {c: '${oc.env:KEY}'}}"], [], {"a": {"b": None}, "d": 1}) == {"a": {"b": None}, "d": 1}
 
