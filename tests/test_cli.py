@@ -45,7 +45,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "runs" / "digits" / "0"
 
 
-@pytest.mark.xdist_group("a run")  # one process makes it for all
 class TestARun:
     def test_it_learns_the_digits(self, run: Path) -> None:
         with (run / "metrics.csv").open() as file:

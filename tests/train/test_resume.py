@@ -20,7 +20,6 @@ import yaml
 from tests.faults import TINY, differences, fault, finish, pictures, record, run, start
 from tests.packed import shards
 
-pytestmark = pytest.mark.xdist_group("resume")  # one process makes the unbroken run for all
 TWO = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
 FIT = ("fit", "--config", TINY)
 LR = "lr-AdamW/pg1"

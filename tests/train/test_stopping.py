@@ -14,7 +14,6 @@ import torch
 
 from tests.faults import TINY, command, environment, fault, finish, pictures, record, run, start
 
-pytestmark = pytest.mark.xdist_group("stopping")
 FIT = ("fit", "--config", TINY)
 TWO = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
 FEW = ("--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2")
