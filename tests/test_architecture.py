@@ -21,8 +21,8 @@ ALLOWED = {part: {"errors", *CORE[:i]} for i, part in enumerate(CORE)} | {
     "data": {"errors"},
     "splits": {*CORE, "weights"},
     "summary": set(CORE),
-    "models": {"errors", *CORE, "splits", "weights"},
-    "train": {"errors", *CORE, "weights", "models", "data"},
+    "models": {"errors", *CORE, "splits", "summary", "weights"},
+    "train": {"errors", *CORE, "summary", "weights", "models", "data"},
     "cli": {"errors", *CORE, *TOLD, "weights", "models", "data", "train"},
     "__init__": {*CORE, "models"},
 }

@@ -31,7 +31,7 @@ def test_every_name_and_every_record_has_a_row():
 
 
 def test_a_row_has_the_cost_of_its_network():
-    for name in ("oct_cifar_resnet20_a0.5", "oct_mobilenetv2_100_a0.375.fb_in1k"):
+    for name in ("oct_cifar_resnet56_a0.5", "oct_cifar_resnet20_a0.25.oz_digits", "oct_mobilenetv2_100_a0.375.fb_in1k"):
         entry = next(e for e in catalogue() if e.name == name)
         network = stages(timm.create_model(name, device="meta"))
         plain = stages(timm.create_model(entry.network, alpha=0.0, device="meta"))
@@ -45,12 +45,12 @@ def test_list_as_table_markdown_and_json(capsys):
     code, out, err = octzoo(capsys, "list", "oct_resnet50")
     lines = out.splitlines()
     assert (code, err) == (0, "")
-    assert " ".join(lines[0].split()) == "name alpha size params M MACs M ratio top-1 top-5 measured by weights from"
+    assert " ".join(lines[0].split()) == "name alpha size params M MACs M ratio top-1 top-5 on measured by weights from"
     assert [line.split()[0] for line in lines[1:]] == [
         "oct_resnet50_a0.0",
         *(f"oct_resnet50_a0.{a}.fb_in1k" for a in ("125", "25", "5", "75")),
     ]
-    rest = "0.25 224x224 25.55 3,104 0.76 78.0 93.8 the authors github.com/facebookresearch/OctConv"
+    rest = "0.25 224x224 25.55 3,104 0.76 78.0 93.8 imagenet-1k the authors github.com/facebookresearch/OctConv"
     assert " ".join(lines[3].split()[1:]) == rest
     code, out, _ = octzoo(capsys, "list", "oct_resnet50_a0.25", "--format", "md")
     assert out.splitlines()[2].startswith(

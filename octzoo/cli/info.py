@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from octzoo.cli.arguments import Parser
 from octzoo.cli.errors import report
-
-if TYPE_CHECKING:
-    from octzoo.summary import Stage
-
-COLUMNS = ["stage", "convs", "octave", "high", "low", "params M", "MACs M", "ratio", "acts M", "ratio"]
 
 
 def main(arguments: list[str]) -> int:
@@ -38,7 +32,7 @@ def show(name: str, image_size: int | None) -> None:
     import octzoo  # noqa: F401 (registers the names)
     from octzoo.cli.tables import print_table
     from octzoo.errors import UserError
-    from octzoo.summary import stages
+    from octzoo.models.describe import plan_table
 
     if image_size is not None and image_size < 1:
         raise UserError(f"--image-size {image_size} is not a number of pixels")
@@ -46,35 +40,10 @@ def show(name: str, image_size: int | None) -> None:
         raise UserError(f"timm knows no network {name!r}; `octzoo list` has ours")
     try:
         model: Any = timm.create_model(name, device="meta")
-        network = name.split(".")[0].removesuffix("_a0")
-        plain = timm.create_model(network, alpha=0.0, device="meta") if hasattr(model, "octave_alpha") else model
-        ours, theirs = stages(model, image_size), stages(plain, image_size)
+        head, *stages, total = plan_table(model, image_size)
     except (RuntimeError, ValueError, AssertionError) as problem:  # timm asserts that a size fits
         raise UserError(f"{name}: {problem}") from problem
     size = image_size or model.pretrained_cfg["input_size"][1]
     alpha = getattr(model, "octave_alpha", 0.0)
     print(f"{name}: alpha {alpha:g}, one picture of {size}x{size}\n")
-    convolutions = [str(sum(stage.convolutions[i] for stage in ours)) for i in (0, 1)]
-    print_table(COLUMNS, rows(ours, theirs), ["all", *convolutions, "", "", *costs(ours, theirs)])
-
-
-def rows(ours: Sequence[Stage], theirs: Sequence[Stage]) -> list[list[str]]:
-    """One row a stage."""
-    table = []
-    for a, b in zip(ours, theirs):
-        shapes = ["x".join(map(str, a.high)), "x".join(map(str, a.low or ()))]
-        table.append([a.name, *(str(n) if n else "" for n in a.convolutions), *shapes, *costs([a], [b])])
-    return table
-
-
-def costs(ours: Sequence[Stage], theirs: Sequence[Stage]) -> list[str]:
-    """Parameters, MACs and activations of some stages, the latter two also as a share of the plain network's."""
-    macs, plain_macs = (sum(s.macs for s in stages) for stages in (ours, theirs))
-    activations, plain_activations = (sum(s.activations for s in stages) for stages in (ours, theirs))
-    return [
-        f"{sum(s.parameters for s in ours) / 1e6:.3f}",
-        f"{macs / 1e6:,.1f}",
-        f"{macs / plain_macs:.2f}" if plain_macs else "",
-        f"{activations / 1e6:.2f}",
-        f"{activations / plain_activations:.2f}" if plain_activations else "",
-    ]
+    print_table(head, stages, total)

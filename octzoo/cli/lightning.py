@@ -5,6 +5,7 @@ import sys
 import warnings
 from itertools import pairwise, takewhile
 from pathlib import Path
+from typing import Any
 
 from octzoo.cli.errors import INTERRUPTED, TERMINATED, report
 
@@ -20,8 +21,8 @@ def main(arguments: list[str]) -> int:
         raise
 
 
-def run(arguments: list[str]) -> None:
-    """As main, but exceptions come through."""
+def run(arguments: list[str]) -> Any:
+    """As main, but exceptions come through; gives the LightningCLI with all that it made."""
     quiet()
     from jsonargparse import set_parsing_settings
     from lightning.pytorch.utilities import rank_zero_only
@@ -36,7 +37,7 @@ def run(arguments: list[str]) -> None:
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)  # ${data.batch_size} works in any file
     sys.argv = [sys.argv[0], *with_config_of_run(configs_first(measured_first(arguments)))]
     try:
-        OctzooCLI()
+        return OctzooCLI()
     except BadStep:  # of every process at the same step; see below
         if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             raise
@@ -58,7 +59,7 @@ def run(arguments: list[str]) -> None:
 def quiet() -> None:
     """Silences advice, and warnings about what this command does on purpose."""
     tips = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    noise = ("Tip:", "TPU available", "`Trainer.fit` stopped")
+    noise = ("Tip:", "TPU available", "`Trainer.fit` stopped", "was configured so 100%")
     tips.addFilter(lambda record: not any(text in record.getMessage() for text in noise))
     for text in (
         "ended before the epoch ended and your dataloader is not resumable",  # ours is, without a state

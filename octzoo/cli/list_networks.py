@@ -13,7 +13,8 @@ from octzoo.cli.errors import report
 if TYPE_CHECKING:
     from octzoo.models.catalogue import Entry
 
-COLUMNS = ["name", "alpha", "size", "params M", "MACs M", "ratio", "top-1", "top-5", "measured by", "weights from"]
+COLUMNS = ["name", "alpha", "size", "params M", "MACs M", "ratio", "top-1", "top-5"]
+COLUMNS += ["on", "measured by", "weights from"]
 
 
 def main(arguments: list[str]) -> int:
@@ -21,7 +22,7 @@ def main(arguments: list[str]) -> int:
     parser = Parser(
         "list",
         "The networks: alpha, input size, millions of parameters and of multiply-accumulates, the ratio of these to\n"
-        "the plain network's, ImageNet-1k accuracy in percent, whose measurement that is, and where weights are from.",
+        "the plain network's, accuracy in percent and on what, whose measurement that is, and where weights are from.",
         "octzoo list 'oct_resnet50_a*' --pretrained",
     )
     parser.add_argument(
@@ -69,6 +70,7 @@ def cells(entry: Entry) -> list[str]:
         f"{entry.macs / entry.plain_macs:.2f}",
         f"{accuracy.top1:.1f}" if accuracy else "",
         f"{accuracy.top5:.1f}" if accuracy else "",
+        entry.dataset or "",
         accuracy.measured_by if accuracy else "",
         (entry.weights or "").removeprefix("https://"),
     ]

@@ -124,6 +124,19 @@ class ImageData(pl.LightningDataModule):
             return self._evaluation("val", self._prepared(self._train, self._train_and_held_out[1]))
         return self._evaluation("val", self._prepared(self._validation))
 
+    @property
+    def validation_split(self) -> str:
+        """What the validation pictures are, in words."""
+        if self._streams or self._validation is not None:
+            return self.splits.val or "validation"
+        return f"{100 * self.splits.holdout:g} % held out of {self.splits.train}"
+
+    @property
+    def validation_count(self) -> int:
+        """How many pictures the last validation read, those that did not decode among them."""
+        dataset: Any = self.loaders["val"].dataset
+        return dataset.stream.count if self._streams else len(dataset)
+
     def test_dataloader(self) -> DataLoader:
         if self.splits.test is None:
             return self.val_dataloader()

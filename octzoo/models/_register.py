@@ -18,7 +18,7 @@ from torch import nn
 from octzoo.models.convert import convert
 from octzoo.plan import Plan
 from octzoo.surgery import octavize
-from octzoo.weights.records import Record, evaluation, find, records
+from octzoo.weights.records import Record, find, records
 from octzoo.weights.resolve import weights_file
 
 ALPHAS = (0.0, 0.125, 0.25, 0.5, 0.75)
@@ -53,8 +53,7 @@ def register(module: str, networks: Mapping[str, Network]) -> None:
         for alpha in network.alphas:
             tagged = f"{name}_a0.{_digits(alpha)}"
             published = [record for record in records() if record.name == tagged]
-            # the name without a tag means the default tag, its weights and its preprocessing
-            cfgs[tagged] = _cfg(network, published[0] if published else None)
+            cfgs[tagged] = _cfg(network, find(tagged))  # without a tag: the default's weights and preprocessing
             cfgs |= {record.full_name: _cfg(network, record) for record in published}
     setattr(home, "default_cfgs", generate_default_cfgs(cfgs))  # noqa: B010 (timm looks it up in the module)
     for name, network in networks.items():
@@ -75,7 +74,7 @@ def _cfg(network: Network, record: Record | None) -> dict[str, Any]:
         return dict(network.cfg)
     return {
         **network.cfg,
-        **evaluation(record.evaluation),
+        **record.cfg,
         "hf_hub_id": record.hub_id,
         "license": record.licence,
         "origin_url": record.source,

@@ -25,7 +25,8 @@ class Entry(NamedTuple):
         macs: multiply-accumulates of convolutions and linear layers for one picture.
         plain_macs: those of the ordinary network.
         weights: where they come from; None where there are none.
-        accuracy: on ImageNet-1k, and whose measurement; also of networks whose weights were not published.
+        accuracy: on the dataset, and whose measurement; also of networks whose weights were not published.
+        dataset: what the weights were trained on.
     """
 
     name: str
@@ -37,20 +38,26 @@ class Entry(NamedTuple):
     plain_macs: int
     weights: str | None
     accuracy: Accuracy | None
+    dataset: str | None
 
 
 @functools.cache
 def catalogue() -> tuple[Entry, ...]:
     """All rows, by network, alpha and tag."""
-    entries = []
+    entries: list[Entry] = []
     for counted in json.loads(files(__package__).joinpath("networks.json").read_text(encoding="utf-8")):
         network, macs = counted["name"], {float(alpha): n for alpha, n in counted["macs"].items()}
         for alpha, count in macs.items():
             name = f"{network}_a{alpha}"
-            common = (network, alpha, counted["size"], counted["parameters"], count, macs[0.0])
+            usual = (counted["size"], count, macs[0.0])
             published = [r for r in records() if r.name == name]
-            entries += [Entry(r.full_name, *common, r.source, r.accuracy) for r in published]
+            for r in published:
+                size, *cost = r.cost or usual
+                row = [r.full_name, network, alpha, size, counted["parameters"], *cost, r.source, r.accuracy, r.dataset]
+                entries.append(Entry._make(row))
             if not published:
                 reported = [accuracy for full, accuracy in unreleased().items() if full.startswith(f"{name}.")]
-                entries.append(Entry(name, *common, None, reported[0] if reported else None))
+                size, *cost = usual
+                told = (reported[0], "imagenet-1k") if reported else (None, None)
+                entries.append(Entry._make([name, network, alpha, size, counted["parameters"], *cost, None, *told]))
     return tuple(entries)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,15 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from octzoo.errors import UserError
+from octzoo.models.describe import family, plan_table
 from octzoo.splits import splits
 from octzoo.weights.card import make_card
 from octzoo.weights.folder import make_config, write_folder
 from octzoo.weights.foreign import read_foreign
+from octzoo.weights.golden import GOLDEN, golden_logits
+from octzoo.weights.names import FullName, parse
 from octzoo.weights.official import EPSILON, TABLES, NamesError, Rules, choose_rules, says_part
 from octzoo.weights.parts import to_ours, whole_shapes
-from octzoo.weights.records import TAGS, published, records
-
-_NAME = re.compile(r"(?P<network>oct_\w+)_a0\.(?P<digits>\d{1,10})\.(?P<tag>[a-zA-Z][\w-]{0,49})", re.ASCII)
+from octzoo.weights.records import PUBLISHED, published, records
 
 
 class Imported(NamedTuple):
@@ -40,7 +40,8 @@ def read_published(full_name: str, file: Path) -> Imported:
         UserError: the file is damaged, holds another network or alpha (the text says which), or numbers that are not
             finite; or the name is none of ours.
     """
-    name, alpha, tag = read_name(full_name)
+    parts = read_name(full_name)
+    name, alpha, tag = parts.untagged, parts.alpha, f"{parts.digits}.{parts.tag}"
     record = published(full_name)
     model: Any = timm.create_model(full_name if record else name, device="meta")
     foreign = read_foreign(file)
@@ -61,7 +62,12 @@ def read_published(full_name: str, file: Path) -> Imported:
             "compute something else"
         )
     state = {key: _tensor(file, key, arrays) if key in arrays else torch.zeros((), dtype=torch.int64) for key in state}
-    return Imported(len(foreign), state, make_config(model, alpha, tag, record), make_card(full_name, alpha, record))
+    config = make_config(model, alpha, tag, record)
+    fresh: Any = timm.create_model(full_name if record else name)
+    fresh.load_state_dict(state)
+    config[GOLDEN] = golden_logits(fresh, config["pretrained_cfg"]["input_size"])
+    card = make_card(full_name, alpha, record, config=config, plan=plan_table(model), family=family(full_name, None))
+    return Imported(len(foreign), state, config, card)
 
 
 def convert(full_name: str, file: Path, folder: Path) -> None:
@@ -70,23 +76,18 @@ def convert(full_name: str, file: Path, folder: Path) -> None:
     write_folder(folder, found.state, found.config, found.card)
 
 
-def read_name(full_name: str) -> tuple[str, float, str]:
-    """ "oct_resnet50_a0.25.mine" -> ("oct_resnet50_a0.25", 0.25, "25.mine"); UserError if it is not of this form."""
-    match = _NAME.fullmatch(full_name)
-    if not match:
-        raise UserError(f"{full_name!r} is not NETWORK_a0.ALPHA.TAG, such as oct_resnet50_a0.25.fb_in1k")
-    network, digits, tag = match["network"], match["digits"], match["tag"]
-    if not timm.is_model(f"{network}_a0"):
-        raise UserError(f"there is no network {network!r}; `octzoo list` has them all")
-    if (plain := digits.rstrip("0") or "0") != digits:
-        raise UserError(f"{full_name}: write alpha 0.{digits} as 0.{plain}, {network}_a0.{plain}.{tag}")
-    name = f"{network}_a0.{digits}"
-    if tag in TAGS and not published(full_name):
-        alphas = f"{network}_a0."
-        tagged = [record.full_name for record in records() if record.tag == tag and record.name.startswith(alphas)]
+def read_name(full_name: str) -> FullName:
+    """The parts of a full name; UserError if it is none, or there is no such network or no such published weights."""
+    name = parse(full_name)
+    if not timm.is_model(f"{name.network}_a0"):
+        raise UserError(f"there is no network {name.network!r}; `octzoo list` has them all")
+    if name.tag in PUBLISHED and not published(full_name):
+        alphas = f"{name.network}_a0."
+        tagged = [r.full_name for r in records() if r.tag == name.tag and r.name.startswith(alphas)]
         there = f"there are {', '.join(tagged)}" if tagged else "nor for another alpha"
-        raise UserError(f"{tag} has no weights of {name} ({there}): give a tag of your own, such as {name}.mine")
-    return name, float(f"0.{digits}"), f"{digits}.{tag}"
+        own = f"give a tag of your own, such as {name.untagged}.mine"
+        raise UserError(f"{name.tag} has no weights of {name.untagged} ({there}): {own}")
+    return name
 
 
 def _tensor(file: Path, key: str, arrays: Mapping[str, np.ndarray]) -> Tensor:

@@ -9,6 +9,7 @@ import ssl
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 
 from huggingface_hub.utils import tqdm
@@ -34,7 +35,24 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fetch(url: str, target: Path, sha256: str | None = None, size: int | None = None) -> None:
+def git_hash_of(path: Path) -> str:
+    """What git names a file's content by: the SHA-1 of its length and content."""
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def hash_like(checksum: str, path: Path) -> str:
+    """A file's SHA-256 or, where ``checksum`` has 40 digits, git's SHA-1: the Hub has one for each file."""
+    return git_hash_of(path) if len(checksum) == 40 else sha256_of(path)
+
+
+def fetch(
+    url: str,
+    target: Path,
+    checksum: str | None = None,
+    size: int | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> None:
     """Download ``url`` to ``target``, which appears only when it is whole and, where they are known, as expected.
 
     What came before a broken connection, a kill or a full disk stays in a file beside it, and is resumed by the next
@@ -44,19 +62,20 @@ def fetch(url: str, target: Path, sha256: str | None = None, size: int | None = 
     Args:
         url: http or https.
         target: its folder exists.
-        sha256: of the whole file.
+        checksum: of the whole file, its SHA-256 or git's SHA-1.
         size: of the whole file, in bytes.
+        headers: for this server alone, such as a token; a server that it redirects to does not get them.
 
     Raises:
         DownloadError: the server cannot be reached, does not have the file, or has another one.
         OSError: the disk is full, or cannot be written.
     """
-    if target.is_file() and not _unexpected(target, sha256, size):
+    if target.is_file() and not _unexpected(target, checksum, size):
         return
     part = target.with_name(f"{target.name}.{hashlib.sha256(url.encode()).hexdigest()[:8]}.part")
     for again in (True, False):
-        _download(url, part)
-        problem = _unexpected(part, sha256, size)
+        _download(url, part, headers or {})
+        problem = _unexpected(part, checksum, size)
         if not problem:
             part.replace(target)
             _validator(part).unlink(missing_ok=True)
@@ -67,22 +86,22 @@ def fetch(url: str, target: Path, sha256: str | None = None, size: int | None = 
         _logger.warning("%s %s: fetching it again", url, problem)
 
 
-def _unexpected(path: Path, sha256: str | None, size: int | None) -> str | None:
+def _unexpected(path: Path, checksum: str | None, size: int | None) -> str | None:
     """What is wrong with a downloaded file, if anything."""
     if size is not None and path.stat().st_size != size:
         return f"has {path.stat().st_size:,} bytes, not {size:,}"
-    if sha256 is not None and (found := sha256_of(path)) != sha256:
-        return f"has the SHA-256 {found}, not {sha256}"
+    if checksum is not None and (found := hash_like(checksum, path)) != checksum:
+        return f"has the checksum {found}, not {checksum}"
     return None
 
 
-def _download(url: str, part: Path) -> None:
+def _download(url: str, part: Path, headers: Mapping[str, str]) -> None:
     """Append to ``part`` until it is whole."""
     failures = 0
     while True:
         before = part.stat().st_size if part.exists() else 0
         try:
-            return _append(url, part, before)
+            return _append(url, part, before, headers)
         except urllib.error.HTTPError as error:
             if error.code == 416:  # nothing behind what is there already: start anew
                 _discard(part)
@@ -98,9 +117,11 @@ def _download(url: str, part: Path) -> None:
         time.sleep(failures)
 
 
-def _append(url: str, part: Path, start: int) -> None:
+def _append(url: str, part: Path, start: int, headers: Mapping[str, str]) -> None:
     """One request: from ``start`` if the server can and still has the same file, else from the beginning."""
     request = urllib.request.Request(url)
+    for name, value in headers.items():
+        request.add_unredirected_header(name, value)
     if start:
         request.add_header("Range", f"bytes={start}-")
         if _validator(part).exists():

@@ -1,6 +1,7 @@
 """The checkpoint folder, one layout for disk, cache and Hub: model.safetensors, config.json, README.md.
 
-timm (``local-dir:``, ``hf-hub:``) and transformers both read it.
+For what octzoo trained there are metrics.json, recipe.yaml and log.csv too. timm (``local-dir:``, ``hf-hub:``) and
+transformers both read it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +24,21 @@ from torch import Tensor
 
 from octzoo.errors import UserError
 from octzoo.weights.download import sha256_of
-from octzoo.weights.records import Record
+from octzoo.weights.records import CHECKSUM, CONFIG, METRICS, Record
 
-MODEL, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
-CHECKSUM = "model_sha256"  # beside what timm and transformers read of config.json
+MODEL, CARD = "model.safetensors", "README.md"
+RECIPE, LOG = "recipe.yaml", "log.csv"  # of what octzoo trained, as METRICS is
+FILES = (MODEL, CONFIG, CARD, METRICS, RECIPE, LOG)
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _WHOSE = ("license", "origin_url", "paper_ids")
 
 
 def make_config(model: Any, alpha: float, tag: str, record: Record | None) -> dict[str, Any]:
     """What config.json says of ``model``, so that timm and transformers build it again, alpha included.
 
-    ``model_args`` holds alpha and nothing else: transformers passes num_classes itself, and fails if it is there too.
+    Weights have the same shapes at every alpha, so alpha stands three times, and whoever builds the network compares
+    two of them: timm the tag and ``model_args``, transformers, which does not look at the tag, the name and
+    ``model_args``. These hold nothing else: transformers passes num_classes itself, and fails if it is there too.
     Without a record nobody knows whose the weights are.
     """
     cfg = filter_pretrained_cfg(dict(model.pretrained_cfg, tag=tag), remove_source=True)
@@ -40,7 +46,7 @@ def make_config(model: Any, alpha: float, tag: str, record: Record | None) -> di
     if record is None:
         cfg = {key: value for key, value in cfg.items() if key not in _WHOSE}
     return {
-        "architecture": architecture,
+        "architecture": f"{architecture}.{tag.split('.')[0]}",
         "num_classes": model.num_classes,
         "num_features": model.num_features,
         "model_args": {"alpha": alpha},
@@ -48,11 +54,17 @@ def make_config(model: Any, alpha: float, tag: str, record: Record | None) -> di
     }
 
 
-def write_folder(folder: Path, state: Mapping[str, Tensor], config: Mapping[str, Any], card: str) -> None:
+def write_folder(
+    folder: Path,
+    state: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    card: str,
+    more: Mapping[str, str] | None = None,
+) -> None:
     """Write a checkpoint folder, wholly or not at all.
 
     Everything is written beside ``folder`` and renamed, so that a kill or a full disk leaves nothing half-written.
-    config.json gets the weights' SHA-256 too.
+    config.json gets the weights' SHA-256 too; ``more`` are further files, name -> text.
 
     Raises:
         UserError: ``folder`` exists already, or its place cannot be written.
@@ -71,7 +83,8 @@ def write_folder(folder: Path, state: Mapping[str, Tensor], config: Mapping[str,
         _write(draft / MODEL, weights)
         config = {**config, CHECKSUM: hashlib.sha256(weights).hexdigest()}
         _write(draft / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
-        _write(draft / CARD, card.encode())
+        for name, text in {CARD: card, **(more or {})}.items():
+            _write(draft / name, text.encode())
         draft.chmod(0o755)  # mkdtemp's is for its maker alone
         check_new(folder)
         draft.rename(folder)
@@ -91,32 +104,107 @@ def drafts_of(folder: Path) -> list[Path]:
     return list(folder.parent.glob(f"{_draft(folder)}*"))
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint folder says of itself.
+
+    Attributes:
+        folder: where it is.
+        full_name: the network, alpha and tag, "oct_resnet50_a0.25.fb_in1k".
+        alpha: the low share of the channels.
+        config: config.json.
+    """
+
+    folder: Path
+    full_name: str
+    alpha: float
+    config: dict[str, Any]
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / MODEL
+
+    @property
+    def sha256(self) -> str | None:
+        """Of the weights, where octzoo wrote them."""
+        return self.config.get(CHECKSUM)
+
+
+def open_folder(folder: Path) -> Checkpoint:
+    """Read what a folder says of itself, and hold its weights to it.
+
+    Raises:
+        UserError: it is no checkpoint folder, is damaged, does not say its alpha, or says two.
+    """
+    path = folder / MODEL
+    if not path.is_file():
+        pickles = sorted(p.name for p in folder.glob("*") if p.suffix in PICKLES)
+        instead = f", only {', '.join(pickles)}, which can run code and is not read" if pickles else ""
+        raise UserError(f"{folder} has no {MODEL}{instead}")
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        full_name, alpha = _identity(folder, config)
+        with safe_open(path, "np"):
+            pass
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as problem:
+        raise UserError(f"{folder} is damaged ({type(problem).__name__}: {problem}): remove or replace it") from problem
+    found = Checkpoint(folder, full_name, alpha, config)
+    if found.sha256 is not None and sha256_of(path) != found.sha256:
+        raise UserError(f"{path} is damaged: its SHA-256 is not that in {CONFIG}; remove or replace the folder")
+    return found
+
+
+def _identity(folder: Path, config: Mapping[str, Any]) -> tuple[str, float]:
+    """(Full name, alpha) of a config.json; UserError where it does not say one alpha."""
+    architecture, _, named = config["architecture"].partition(".")
+    tag = config["pretrained_cfg"].get("tag") or ""
+    alpha = (config.get("model_args") or {}).get("alpha")
+    says = {"model_args": alpha, "its tag": _fraction(tag.split(".")[0]), "its architecture": _fraction(named)}
+    said = {where: value for where, value in says.items() if value is not None}
+    if alpha is None or len(set(said.values())) > 1:
+        told = ", ".join(f"{value} by {where}" for where, value in said.items()) or "none"
+        raise UserError(f"{folder / CONFIG} does not say one alpha (model_args.alpha, and the same in its tag): {told}")
+    return f"{architecture}.{tag}", float(alpha)
+
+
+def _fraction(digits: str) -> float | None:
+    """ "25" -> 0.25."""
+    return float(f"0.{digits}") if digits.isdigit() else None
+
+
 def checked(folder: Path, record: Record) -> Path | None:
     """The model.safetensors of a folder; None if there is none.
 
     Raises UserError if the folder is not what ``record`` says: another network, alpha or tag in its config.json, a file
     that is not whole, or another SHA-256 than config.json has (one that octzoo did not write may have none).
     """
-    path = folder / MODEL
-    if not path.is_file():
+    if not (folder / MODEL).is_file():
         return None
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        alpha, tag = config["model_args"]["alpha"], config["pretrained_cfg"]["tag"]
-        name = f"{config['architecture']}.{tag}"
-        with safe_open(path, "np"):
-            pass
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as problem:
-        raise UserError(f"{folder} is damaged ({type(problem).__name__}: {problem}): remove or replace it") from problem
-    if (name, alpha) != (record.full_name, record.alpha):
-        raise UserError(f"{folder} holds {name}, alpha {alpha}: its name is not what is in it")
-    if CHECKSUM in config and sha256_of(path) != config[CHECKSUM]:
-        raise UserError(f"{path} is damaged: its SHA-256 is not that in {CONFIG}; remove or replace the folder")
-    return path
+    found = open_folder(folder)
+    if (found.full_name, found.alpha) != (record.full_name, record.alpha):
+        raise UserError(f"{folder} holds {found.full_name}, alpha {found.alpha}: its name is not what is in it")
+    return found.weights
 
 
 def _draft(folder: Path) -> str:
     return f"{folder.name}.tmp"
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file of a folder anew, wholly or not at all."""
+    draft = path.with_name(f"{path.name}.tmp")
+    try:
+        _write(draft, content)
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def sync(path: Path) -> None:
+    """Make what was written to a file last through a power failure."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def _write(path: Path, content: bytes) -> None:

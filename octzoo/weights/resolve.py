@@ -1,40 +1,37 @@
 """From a record to a file of weights on this machine: the places that are asked, in their order.
 
     1. $OCTZOO_CHECKPOINTS, else the checkpoints that come with octzoo
-    2. what was fetched before: the converted files, and the Hub's own cache
-    3. the Hub, octzoo/<name.tag>
+    2. what was fetched before: our cache, and the Hub's own
+    3. the Hub, octzoo/<name.tag>, into our cache
     4. the server of whoever published the weights, whose file is converted; $OCTZOO_MIRROR is asked in its place
 
-A folder has to be what its name says (see ``folder.checked``); what the Hub gives is held to the Hub's SHA-256, and a
-publisher's file to the record's, where that is known.
+A folder has to be what its name says (see ``folder.checked``); what the Hub gives is held to the Hub's hashes, and both
+to the record's SHA-256 where it is known.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import re
 import shutil
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import torch
-from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, is_offline_mode
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub import is_offline_mode, try_to_load_from_cache
 from huggingface_hub.utils import WeakFileLock
 
 from octzoo.errors import UserError
-from octzoo.weights.download import fetch, sha256_of
+from octzoo.weights.download import fetch, hash_like, sha256_of
 from octzoo.weights.folder import MODEL, checked, drafts_of
-from octzoo.weights.records import Record
+from octzoo.weights.hub import FULL, pull
+from octzoo.weights.records import Record, packed_folder
 
 _logger = logging.getLogger(__name__)
 
-HUB_TIMEOUT = 5.0  # seconds, for the one question whether the Hub has a file
-_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 Convert = Callable[[Path, Path], object]  # (a published file, the checkpoint folder to make of it)
 
 
@@ -63,7 +60,8 @@ def weights_file(record: Record, convert: Convert, cache_dir: str | os.PathLike[
     places: tuple[tuple[str, Callable[[], Path]], ...] = (
         (f"the folder {local}", lambda: _local(local / record.full_name, record)),
         (f"the cache {cache}", lambda: _converted(cache / record.full_name, record)),
-        (f"the Hub ({record.hub_id})", lambda: _hub(record, cache_dir)),
+        ("the Hub's cache", lambda: _hub_cache(record, cache_dir)),
+        (f"the Hub ({record.hub_id})", lambda: _hub(record, cache / record.full_name)),
         (f"the publisher ({record.source})", lambda: _publisher(record, cache / record.full_name, convert)),
     )
     tried = []
@@ -82,12 +80,9 @@ def weights_file(record: Record, convert: Convert, cache_dir: str | os.PathLike[
 
 
 def local_folder() -> Path:
-    """Where checkpoint folders are looked for: $OCTZOO_CHECKPOINTS, else those packed, or of a source checkout."""
-    if given := os.environ.get("OCTZOO_CHECKPOINTS"):
-        return Path(given)
-    package = Path(__file__).parents[1]
-    packed = package / "checkpoints"
-    return packed if packed.is_dir() else package.parent / "checkpoints"
+    """Where checkpoint folders are looked for: $OCTZOO_CHECKPOINTS, else those that come with octzoo."""
+    given = os.environ.get("OCTZOO_CHECKPOINTS")
+    return Path(given) if given else packed_folder()
 
 
 def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
@@ -113,38 +108,33 @@ def _converted(folder: Path, record: Record) -> Path:
 # ---- the Hub -------------------------------------------------------------------------------------------------------
 
 
-def _hub(record: Record, cache_dir: str | os.PathLike[str] | None) -> Path:
-    """From the Hub or its cache."""
-    ask = partial(hf_hub_download, record.hub_id, MODEL, cache_dir=cache_dir)
-    damaged = False
-    try:
-        path = Path(ask(local_files_only=True))
-        if _is_right(path):
-            return path
-        damaged = True
-    except LocalEntryNotFoundError:
-        pass
-    if is_offline_mode():
-        raise _MissingError(f"its cache has {'a damaged file' if damaged else 'none'}, and HF_HUB_OFFLINE is set")
-    try:
-        # One question with one answer. hf_hub_download would ask a silent or absent server for half a minute and more.
-        get_hf_file_metadata(hf_hub_url(record.hub_id, MODEL), timeout=HUB_TIMEOUT)
-        for force in (damaged, True):
-            path = Path(ask(force_download=force))
-            if _is_right(path):
-                return path
-    except Exception as problem:  # the client library's, its HTTP library's, or the system's: this place is out
-        if isinstance(problem, OSError) and problem.errno in _FULL:
-            raise
-        raise _MissingError(_short(problem)) from problem
-    path.resolve().unlink()
-    raise _MissingError(f"its {MODEL} came twice with a SHA-256 that is not the Hub's")
+def _hub_cache(record: Record, cache_dir: str | os.PathLike[str] | None) -> Path:
+    """What other tools fetched from the Hub."""
+    path = try_to_load_from_cache(record.hub_id, MODEL, cache_dir=Path(cache_dir) if cache_dir else None)
+    if not isinstance(path, str):
+        raise _MissingError("none there")
+    if not named_by_content(Path(path)) or record.model_sha256 not in (None, sha256_of(Path(path))):
+        raise _MissingError("damaged, or not what was published")
+    return Path(path)
 
 
-def _is_right(path: Path) -> bool:
-    """Whether a file in the Hub's cache has the SHA-256 that the Hub said, which is its name there."""
+def named_by_content(path: Path) -> bool:
+    """Whether a file in the Hub's cache has the hash that the Hub said, which is its name there."""
     name = path.resolve().name
-    return not re.fullmatch(r"[0-9a-f]{64}", name) or sha256_of(path) == name
+    return not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", name) or hash_like(name, path) == name
+
+
+def _hub(record: Record, folder: Path) -> Path:
+    """From the Hub into our cache."""
+    if is_offline_mode():
+        raise _MissingError("HF_HUB_OFFLINE is set")
+    with _cached(folder):
+        shutil.rmtree(folder, ignore_errors=True)  # damaged, or it would have been taken
+        try:
+            pull(record.hub_id, folder, sha256=record.model_sha256)
+        except UserError as problem:
+            raise _MissingError(_short(problem)) from problem
+    return folder / MODEL
 
 
 # ---- the publisher -------------------------------------------------------------------------------------------------
@@ -157,14 +147,27 @@ def _publisher(record: Record, folder: Path, convert: Convert) -> Path:
         raise _MissingError("only to be fetched by hand")
     if is_offline_mode():
         raise _MissingError("HF_HUB_OFFLINE is set")
+    with _cached(folder):
+        return _fetch_and_convert(url, record, folder, convert)
+
+
+@contextmanager
+def _cached(folder: Path) -> Iterator[None]:
+    """One process at a time makes a folder of the cache."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with WeakFileLock(folder.with_name(folder.name + ".lock")):
-            return _fetch_and_convert(url, record, folder, convert)
+            yield
     except OSError as problem:
-        if problem.errno in _FULL:
+        if problem.errno in FULL:
             raise
         raise _MissingError(f"the cache {folder.parent} cannot be used ({problem}): set TORCH_HOME") from problem
+
+
+def _remove(folder: Path) -> None:
+    """Take a damaged folder away, and what processes that were killed left of it."""
+    for rubbish in (folder, *drafts_of(folder)):
+        shutil.rmtree(rubbish, ignore_errors=True)
 
 
 def _fetch_and_convert(url: str, record: Record, folder: Path, convert: Convert) -> Path:
@@ -172,8 +175,7 @@ def _fetch_and_convert(url: str, record: Record, folder: Path, convert: Convert)
     try:
         return _converted(folder, record)
     except _MissingError:
-        for rubbish in (folder, *drafts_of(folder)):  # damaged, or left by a process that was killed
-            shutil.rmtree(rubbish, ignore_errors=True)
+        _remove(folder)
     download = folder.with_name(record.file_name or folder.name)
     try:
         fetch(url, download, record.sha256, record.size)

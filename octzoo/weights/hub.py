@@ -1,0 +1,381 @@
+"""Checkpoint folders on the Hugging Face Hub: what is there, fetching a folder, publishing one.
+
+Every file is held to its hash, both ways. What asks the Hub is huggingface_hub; files come by ``download.fetch``, since
+hf_hub_download notices no wrong byte, tries no failed body again, and can wait for minutes on a silent server.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token, hf_hub_url
+from huggingface_hub.errors import (
+    BadRequestError,
+    GatedRepoError,
+    HfHubHTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import WeakFileLock, build_hf_headers, get_session
+
+from octzoo.errors import RunError, UserError
+from octzoo.weights.card import with_repo
+from octzoo.weights.download import fetch, hash_like, sha256_of
+from octzoo.weights.folder import (
+    CARD,
+    CONFIG,
+    FILES,
+    MODEL,
+    PICKLES,
+    Checkpoint,
+    check_new,
+    open_folder,
+    replace_file,
+    sync,
+)
+from octzoo.weights.names import check_owner, check_revision
+
+TIMEOUT = 5.0  # seconds, for a question
+PATIENCE = 20.0  # seconds, for what the Hub may have to think about: a new repository, a commit
+TRIES = 3
+FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+T = TypeVar("T")
+Content = Path | bytes  # of a file to upload
+
+
+class HubError(RunError):
+    """The Hub could not be asked, or refused; the text says which, and what to do."""
+
+
+class AbsentError(HubError):
+    """There is no such repository, or it is not for everybody's eyes."""
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """One file of a repository: its bytes, and SHA-256 or (a small text file's) git hash."""
+
+    size: int
+    checksum: str
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A repository at one commit."""
+
+    repo: str
+    commit: str
+    files: dict[str, RemoteFile]
+
+
+def look(repo: str, revision: str | None = None) -> Remote:
+    """What a repository holds.
+
+    Args:
+        repo: "owner/name".
+        revision: a tag, branch or commit; None is main.
+
+    Raises:
+        AbsentError: there is no such repository for whoever asks.
+        HubError: the Hub cannot be reached, refuses, or has no such revision.
+    """
+    info = _again(repo, lambda: HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=TIMEOUT))
+    files = {}
+    for entry in info.siblings or []:
+        checksum = entry.lfs.sha256 if entry.lfs else entry.blob_id
+        if entry.size is None or not checksum or not info.sha:
+            raise HubError(f"{repo}: the Hub does not say what {entry.rfilename} should be")
+        files[entry.rfilename] = RemoteFile(entry.size, checksum)
+    return Remote(repo, info.sha or "", files)
+
+
+def differing(folder: Path, remote: Remote) -> list[str]:
+    """Which files of a checkpoint folder are not as they are in a repository, or missing on one side."""
+    here = {name for name in FILES if (folder / name).is_file()}
+    there = set(FILES) & remote.files.keys()
+    same = {n for n in here & there if hash_like(remote.files[n].checksum, folder / n) == remote.files[n].checksum}
+    return sorted((here | there) - same)
+
+
+def pull(repo: str, folder: Path, revision: str | None = None, sha256: str | None = None) -> Remote:
+    """Fetch a checkpoint folder, which appears wholly or not at all; an interrupted call is resumed by the next.
+
+    Args:
+        repo: "owner/NAME.TAG".
+        folder: where it will be; must not exist.
+        revision: a tag, branch or commit; None is main.
+        sha256: of the weights, where it is known beforehand.
+
+    Raises:
+        HubError: see ``look``; also a file that is twice not what the Hub says.
+        UserError: what is there is no checkpoint folder of that name, or not the weights that were expected.
+        OSError: the disk is full.
+    """
+    check_new(folder)
+    remote = look(repo, revision)
+    _check_layout(remote)
+    if sha256 not in (None, remote.files[MODEL].checksum):
+        raise UserError(f"{repo}: {MODEL} there is not the published one (its SHA-256 is another)")
+    draft = folder.with_name(f"{folder.name}.tmp-pull")
+    lock = folder.with_name(f"{folder.name}.pull.lock")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with WeakFileLock(lock):
+        if folder.exists():  # by another process, meanwhile
+            open_folder(folder)
+            return remote
+        draft.mkdir(exist_ok=True)
+        wanted = [name for name in FILES if name in remote.files]
+        for name in wanted:
+            _fetch(remote, name, draft / name)
+        for other in set(draft.iterdir()) - {draft / name for name in wanted}:
+            other.unlink()  # what an interrupted call left of another commit
+        try:
+            _check_name(open_folder(draft), repo)
+        except UserError as problem:
+            shutil.rmtree(draft)
+            raise UserError(f"{repo}: {str(problem).replace(str(draft), repo)}") from problem
+        for name in wanted:
+            sync(draft / name)
+        draft.rename(folder)
+        lock.unlink(missing_ok=True)  # whoever waits for it finds the folder
+    return remote
+
+
+def publish(
+    folder: Path,
+    owner: str,
+    private: bool = False,
+    tag: str | None = None,
+    dry_run: bool = False,
+    say: Callable[[str], None] = print,
+) -> str:
+    """Put a checkpoint folder on the Hub: create, upload what differs in one commit, tag, read all of it back.
+
+    Each step looks what is there first, so that a second call uploads nothing and finishes an interrupted one. In the
+    folder's own card, and only there, the snippet gets the repository's name.
+
+    Args:
+        folder: named NAME.TAG.
+        owner: the user or organisation.
+        private: of a new repository; one that exists stays as it is.
+        tag: for this state.
+        dry_run: look and tell, write nothing.
+        say: takes one line for the user.
+
+    Returns:
+        The commit that holds the folder; of a dry run the present one, or "".
+
+    Raises:
+        HubError: the Hub cannot be reached, or refuses.
+        UserError: the folder is damaged or holds pickles; the tag exists at another state.
+    """
+    found = open_folder(folder)
+    repo = f"{check_owner(owner)}/{folder.resolve().name}"
+    _check_name(found, repo)
+    contents = _contents(folder, repo, say)
+    remote = _look_if_there(repo)
+    changed = _changed(contents, remote)
+    tagged = _tagged(remote, tag) if tag else None
+    if tagged and (changed or not remote or tagged != remote.commit):
+        raise UserError(f"{repo} has a tag {tag} already, of another state: choose another")
+    if dry_run:
+        say(f"{repo}: would " + ("create it, " if remote is None else "") + _deed("upload", changed, contents))
+        return remote.commit if remote else ""
+    card = contents[CARD]
+    if isinstance(card, bytes) and card != (folder / CARD).read_bytes():
+        replace_file(folder / CARD, card)
+    with _patience():
+        if remote is None:
+            _again(repo, lambda: HfApi().create_repo(repo, private=private, exist_ok=True))
+        remote = _upload(repo, contents)
+        if tag and not tagged:
+            at = remote.commit
+            _again(repo, lambda: HfApi().create_tag(repo, tag=tag, revision=at, exist_ok=True))
+    with tempfile.TemporaryDirectory() as place:
+        for name, content in contents.items():
+            _fetch(remote, name, Path(place) / name, _sha256(content))
+    say(f"{repo}: {_deed('uploaded', changed, contents)}; all {len(contents)} files read back and as they are here")
+    return remote.commit
+
+
+# ---- a folder's contents -------------------------------------------------------------------------------------------
+
+
+def _contents(folder: Path, repo: str, say: Callable[[str], None]) -> dict[str, Content]:
+    """What is uploaded of a folder, the card with the repository's name in it."""
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
+    if pickles:
+        raise UserError(
+            f"{folder} holds {', '.join(pickles)}, which can run code: only {MODEL} is published, remove it"
+        )
+    others = sorted(path.name for path in folder.iterdir() if path.name not in FILES)
+    if others:
+        say(f"{folder.name}: not part of a checkpoint folder, and not uploaded: {', '.join(others)}")
+    contents: dict[str, Content] = {name: folder / name for name in FILES if (folder / name).is_file()}
+    if CARD not in contents:
+        raise UserError(f"{folder} has no {CARD}, the model card")
+    return {**contents, CARD: with_repo((folder / CARD).read_text(encoding="utf-8"), repo).encode()}
+
+
+def _changed(contents: dict[str, Content], remote: Remote | None) -> list[str]:
+    """Which files the repository does not have as they are here."""
+    there = remote.files if remote else {}
+    return [n for n, c in contents.items() if n not in there or _hash_like(there[n].checksum, c) != there[n].checksum]
+
+
+def _hash_like(checksum: str, content: Content) -> str:
+    if isinstance(content, Path):
+        return hash_like(checksum, content)
+    if len(checksum) == 40:
+        return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    return hashlib.sha256(content).hexdigest()
+
+
+def _sha256(content: Content) -> str:
+    return sha256_of(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
+
+
+def _deed(verb: str, changed: list[str], contents: dict[str, Content]) -> str:
+    sizes = {n: c.stat().st_size if isinstance(c, Path) else len(c) for n, c in contents.items()}
+    files = ", ".join(f"{name} ({sizes[name]:,} bytes)" for name in changed)
+    return f"{verb} {files}" if changed else "nothing to upload"
+
+
+def _check_layout(remote: Remote) -> None:
+    """UserError unless a repository has weights that can be read without running code, and says what they are."""
+    for name in (MODEL, CONFIG):
+        if name not in remote.files:
+            pickles = sorted(file for file in remote.files if Path(file).suffix in PICKLES)
+            instead = f", only {', '.join(pickles)}, which can run code and is not read" if pickles else ""
+            raise UserError(f"{remote.repo} is no checkpoint folder: it has no {name}{instead}")
+
+
+def _check_name(found: Checkpoint, repo: str) -> None:
+    if found.full_name != repo.split("/")[1]:
+        raise UserError(f"{found.folder} holds {found.full_name}, which is not what {repo} says")
+
+
+# ---- asking the Hub ------------------------------------------------------------------------------------------------
+
+
+def _look_if_there(repo: str) -> Remote | None:
+    try:
+        return look(repo)
+    except AbsentError:
+        return None
+
+
+def _tagged(remote: Remote | None, tag: str) -> str | None:
+    """The commit that a tag is at."""
+    check_revision(tag)
+    if remote is None:
+        return None
+    refs = _again(remote.repo, lambda: HfApi().list_repo_refs(remote.repo))
+    return next((ref.target_commit for ref in refs.tags if ref.name == tag), None)
+
+
+def _upload(repo: str, contents: dict[str, Content]) -> Remote:
+    """Commit what differs until nothing does: the answer to a commit that was made can be lost."""
+    for attempt in range(TRIES):
+        remote = look(repo)
+        changed = _changed(contents, remote)
+        if not changed:
+            return remote
+        operations = [CommitOperationAdd(name, contents[name]) for name in changed]
+        message = f"octzoo publish: {', '.join(changed)}"
+        try:
+            HfApi().create_commit(repo, operations, commit_message=message, parent_commit=remote.commit)
+        except Exception as problem:
+            if attempt == TRIES - 1 or not _may_pass(problem, conflict=True):
+                raise _told(problem, repo) from problem
+            time.sleep(attempt + 1)
+    remote = look(repo)
+    if changed := _changed(contents, remote):
+        raise HubError(f"{repo}: {', '.join(changed)} is not there as uploaded; run the same command again")
+    return remote
+
+
+def _fetch(remote: Remote, name: str, target: Path, sha256: str | None = None) -> None:
+    """One file at that commit. The token goes to the Hub itself, and not where it redirects to."""
+    file = remote.files[name]
+    url = hf_hub_url(remote.repo, name, revision=remote.commit)
+    headers = build_hf_headers(library_name="octzoo")
+    try:
+        fetch(url, target, sha256 or file.checksum, file.size, headers)
+    except UserError as problem:
+        raise HubError(_clean(str(problem))) from problem
+
+
+@contextmanager
+def _patience() -> Iterator[None]:
+    """Gives up on a silent Hub: huggingface_hub's own client waits for ever."""
+    session = get_session()
+    before, session.timeout = session.timeout, PATIENCE
+    try:
+        yield
+    finally:
+        session.timeout = before
+
+
+def _again(repo: str, call: Callable[[], T]) -> T:
+    """``call``, tried again after what may pass; else HubError."""
+    for attempt in range(TRIES):
+        try:
+            return call()
+        except Exception as problem:
+            if attempt == TRIES - 1 or not _may_pass(problem):
+                raise _told(problem, repo) from problem
+            time.sleep(attempt + 1)
+    raise AssertionError("unreachable")
+
+
+def _may_pass(problem: Exception, conflict: bool = False) -> bool:
+    """Whether to try again: a server's own trouble or a broken connection, not silence; with ``conflict`` that too."""
+    if isinstance(problem, HfHubHTTPError):
+        status = problem.response.status_code
+        return status >= 500 or status in (408, 429) or (conflict and status == 412)
+    return _is_connection(problem) and "timeout" not in type(problem).__name__.lower()
+
+
+def _is_connection(problem: Exception) -> bool:
+    """Whether it is the HTTP library's, whichever huggingface_hub uses."""
+    return type(problem).__module__.split(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2", "requests")
+
+
+def _told(problem: Exception, repo: str) -> Exception:
+    """What a failed call means, in one line; an error of the disk or of ours stays what it is."""
+    if isinstance(problem, OfflineModeIsEnabled):
+        return HubError(f"{repo}: HF_HUB_OFFLINE is set, so the Hub is not asked")
+    if isinstance(problem, GatedRepoError):
+        return AbsentError(f"{repo} is gated: accept its conditions on its page, then set HF_TOKEN (hf auth login)")
+    if isinstance(problem, RepositoryNotFoundError):
+        return AbsentError(f"{repo} is not on the Hub, or is private: set HF_TOKEN (hf auth login), or mend the name")
+    if isinstance(problem, RevisionNotFoundError):
+        return HubError(f"{repo} has no such revision")
+    if isinstance(problem, HfHubHTTPError):
+        status, text = problem.response.status_code, problem.server_message or problem.response.reason_phrase
+        advice = ": set an HF_TOKEN that may write there (hf auth login)" if status in (401, 403) else ""
+        return HubError(_clean(f"{repo}: the Hub answers {status} {text}{advice}"))
+    if _is_connection(problem):
+        return HubError(
+            _clean(f"{repo}: the Hub ({constants.ENDPOINT}) cannot be reached: {type(problem).__name__} {problem}")
+        )
+    if isinstance(problem, BadRequestError | ValueError) and not isinstance(problem, UserError):
+        return HubError(_clean(f"{repo}: the Hub does not take it: {problem}"))
+    return problem
+
+
+def _clean(text: str) -> str:
+    """One line, without the token, should a library have put it there."""
+    token = get_token()
+    return " ".join((text.replace(token, "***") if token else text).split())
