@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import octzoo
 from octzoo.models.catalogue import Entry, catalogue
-from octzoo.weights.records import records
+from octzoo.weights.records import PUBLISHED, records
 
 HERE = Path(__file__).parent
 COUNTS = Path(octzoo.__file__).parent / "models" / "networks.json"
@@ -49,19 +49,18 @@ def costs() -> str:
     """Every network: parameters, and multiply-accumulates by alpha."""
     head = ["network", "input", "parameters, M", *(f"alpha {alpha:g}" for alpha in ALPHAS)]
     rows = []
-    for network, entries in groupby(catalogue(), lambda entry: entry.network):
-        by_alpha = {entry.alpha: entry for entry in entries}
-        size, parameters = by_alpha[0.0].size, by_alpha[0.0].parameters
-        macs = [f"{by_alpha[alpha].macs / 1e6:,.0f}" if alpha in by_alpha else "" for alpha in ALPHAS]
-        rows.append([f"`{network}`", f"{size}x{size}", f"{parameters / 1e6:.2f}", *macs])
+    for counted in json.loads(COUNTS.read_text()):
+        size, macs = counted["size"], {float(alpha): count for alpha, count in counted["macs"].items()}
+        cells = [f"{macs[alpha] / 1e6:,.0f}" if alpha in macs else "" for alpha in ALPHAS]
+        rows.append([f"`{counted['name']}`", f"{size}x{size}", f"{counted['parameters'] / 1e6:.2f}", *cells])
     return markdown(head, ["---"] * 2 + ["--:"] * (len(head) - 2), rows)
 
 
 def weights() -> str:
-    """Every published set of weights: accuracy and whose measurement, licence, how its file is checked."""
+    """Every set of weights that others published: accuracy and whose measurement, licence, how its file is checked."""
     head = ["weights", "top-1, %", "top-5, %", "reported by", "again, by others", "licence", "checksum known"]
     rows = []
-    for r in records():
+    for r in (record for record in records() if record.tag in PUBLISHED):
         again = f"{r.remeasured.top1:.1f} / {r.remeasured.top5:.1f}" if r.remeasured else ""
         accuracy = [f"{r.accuracy.top1:.1f}", f"{r.accuracy.top5:.1f}", r.accuracy.measured_by]
         rows.append([f"`{r.full_name}`", *accuracy, again, r.licence.upper(), "yes" if r.sha256 else ""])

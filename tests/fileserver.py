@@ -8,7 +8,58 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
-class FileServer(ThreadingHTTPServer):
+class LoopbackServer(ThreadingHTTPServer):
+    """A server on a free port that notes its requests; ``silent`` lets it never answer."""
+
+    daemon_threads = True
+
+    def __init__(self, handler, silent=False):
+        super().__init__(("127.0.0.1", 0), handler)
+        self.silent = silent
+        self.requests = []
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+    def handle_error(self, request, client_address):
+        """A client that went away is part of the tests."""
+
+
+class LoopbackHandler(BaseHTTPRequestHandler):
+    """How an answer is sent, and where it may break off."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args):
+        pass
+
+    def wait_if_silent(self):
+        while self.server.silent:
+            time.sleep(0.1)
+
+    def answer(self, status, body, headers=None, drop_after=None):
+        self.send_response(status)
+        for key, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        self.wfile.write(body[:drop_after])
+        self.close_connection |= drop_after is not None
+
+    def range_start(self, size, etag):
+        """The first byte that is asked for; 0 if another file's rest is; None behind the end."""
+        wanted = self.headers.get("Range")
+        if not wanted or self.headers.get("If-Range", etag) != etag:
+            return 0
+        start = int(wanted.removeprefix("bytes=").split("-")[0])
+        return start if start < size else None
+
+
+def flipped(content, where):
+    """The bytes with one inverted."""
+    return content[:where] + bytes([content[where] ^ 0xFF]) + content[where + 1 :]
+
+
+class FileServer(LoopbackServer):
     """Serves ``files`` (path -> bytes) with Range, and of the Hub what a download of ``hub`` (id -> bytes) asks for.
 
     ``faults`` are taken one a GET of a file, in order: an int is a status to answer with, ("drop", n) breaks the
@@ -17,35 +68,22 @@ class FileServer(ThreadingHTTPServer):
     ``requests`` are (method, path, Range).
     """
 
-    daemon_threads = True
-
     def __init__(self, files=None, faults=(), hub=None, silent=False):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.files, self.faults, self.hub, self.silent = files or {}, list(faults), hub or {}, silent
-        self.requests = []
-        self.url = f"http://127.0.0.1:{self.server_port}"
+        super().__init__(Handler, silent)
+        self.files, self.faults, self.hub = files or {}, list(faults), hub or {}
 
     def gets(self, path):
         return [r for r in self.requests if r[:2] == ("GET", path)]
 
-    def handle_error(self, request, client_address):
-        """A client that went away is part of the tests."""
 
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *args):
-        pass
-
+class Handler(LoopbackHandler):
     def do_HEAD(self):
         self.do_GET()
 
     def do_GET(self):
         server, path = self.server, self.path.split("?")[0]
         server.requests.append((self.command, path, self.headers.get("Range")))
-        while server.silent:
-            time.sleep(0.1)
+        self.wait_if_silent()
         content, headers = server.files.get(path), {}
         for repo, body in server.hub.items():
             sha = hashlib.sha256(body).hexdigest()
@@ -62,40 +100,25 @@ class Handler(BaseHTTPRequestHandler):
         fault = server.faults.pop(0) if server.faults and self.command == "GET" else None
         if isinstance(fault, int):
             return self.answer(fault, b"")
-        start, etag = 0, f'"{hashlib.md5(content).hexdigest()}"'
+        etag = f'"{hashlib.md5(content).hexdigest()}"'
         headers.setdefault("ETag", etag)
-        same = self.headers.get("If-Range", etag) == etag
-        if (wanted := self.headers.get("Range")) and same and fault != "no range":
-            start = int(wanted.removeprefix("bytes=").split("-")[0])
-            if start >= len(content):
-                return self.answer(416, b"")
+        start = self.range_start(len(content), etag) if fault != "no range" else 0
+        if start is None:
+            return self.answer(416, b"")
+        if start:
             start += 7 * (fault == "other range")
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
         kind, where = fault if isinstance(fault, tuple) else (fault, None)
         if kind == "flip":
-            content = content[:where] + bytes([content[where] ^ 0xFF]) + content[where + 1 :]
+            content = flipped(content, where)
         return self.answer(
-            206 if "Content-Range" in headers else 200, content[start:], headers, kind == "drop" and where
+            206 if "Content-Range" in headers else 200, content[start:], headers, where if kind == "drop" else None
         )
-
-    def answer(self, status, body, headers=None, drop_after=None):
-        self.send_response(status)
-        for key, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
-            self.send_header(key, value)
-        self.end_headers()
-        if self.command == "HEAD":
-            return
-        if drop_after:
-            self.wfile.write(body[:drop_after])
-            self.close_connection = True
-        else:
-            self.wfile.write(body)
 
 
 @contextmanager
-def serving(*args, **kwargs):
-    """A ``FileServer`` while the block runs."""
-    server = FileServer(*args, **kwargs)
+def running(server):
+    """The server while the block runs."""
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:
@@ -104,3 +127,8 @@ def serving(*args, **kwargs):
         server.silent = False
         server.shutdown()
         server.server_close()
+
+
+def serving(*args, **kwargs):
+    """A ``FileServer`` while the block runs."""
+    return running(FileServer(*args, **kwargs))

@@ -62,8 +62,10 @@ def weights_file(record: Record, convert: Convert, cache_dir: str | os.PathLike[
         (f"the cache {cache}", lambda: _converted(cache / record.full_name, record)),
         ("the Hub's cache", lambda: _hub_cache(record, cache_dir)),
         (f"the Hub ({record.hub_id})", lambda: _hub(record, cache / record.full_name)),
-        (f"the publisher ({record.source})", lambda: _publisher(record, cache / record.full_name, convert)),
     )
+    if record.model_sha256 is None:  # not ours
+        publisher = f"the publisher ({record.source})"
+        places += ((publisher, lambda: _publisher(record, cache / record.full_name, convert)),)
     tried = []
     for place, look in places:
         try:
@@ -74,8 +76,8 @@ def weights_file(record: Record, convert: Convert, cache_dir: str | os.PathLike[
             _logger.info("%s: weights from %s", record.full_name, place)
             return path
     raise WeightsNotFoundError(
-        f"{record.full_name}: no weights found. By hand: {record.by_hand}, then `octzoo import FILE --name "
-        f"{record.full_name} --out DIR` and set OCTZOO_CHECKPOINTS=DIR. Tried {'; '.join(tried)}"
+        f"{record.full_name}: no weights found. By hand: {record.by_hand}, and set OCTZOO_CHECKPOINTS=DIR. "
+        f"Tried {'; '.join(tried)}"
     )
 
 

@@ -121,10 +121,10 @@ def records() -> tuple[Record, ...]:
 def _published(tag: str) -> list[Record]:
     """What others published under a tag."""
     content = _read(f"{tag}.json")
-    common = {key: content[key] for key in ("source", "owner", "licence", "dataset", "by_hand")}
+    common = {key: content[key] for key in ("source", "owner", "licence", "dataset")}
     found = []
     for row in content["weights"]:
-        again = None
+        again, full_name = None, f"{row['name']}.{tag}"
         if "remeasured_top1" in row:
             by, how = content["remeasured_by"], content["remeasured_how"]
             again = Accuracy(row["remeasured_top1"], row["remeasured_top5"], by, how)
@@ -136,6 +136,7 @@ def _published(tag: str) -> list[Record]:
                 sha256=row.get("sha256"),
                 size=row.get("bytes"),
                 cfg=evaluation(row["evaluation"]),
+                by_hand=f"{content['by_hand']}, then `octzoo import FILE --name {full_name} --out DIR`",
                 accuracy=Accuracy(row["top1"], row["top5"], content["measured_by"], content["measured_how"]),
                 remeasured=again,
                 **common,
@@ -172,7 +173,7 @@ def _of_folder(folder: Path) -> Record:
         owner=metrics["owner"],
         licence=metrics["licence"],
         dataset=metrics["dataset"],
-        by_hand=f"octzoo pull {folder.name}",
+        by_hand=f"`octzoo pull {folder.name} --out DIR`",
         accuracy=Accuracy(100 * metrics["top1"], 100 * metrics["top5"], "octzoo", measured),
         remeasured=None,
         model_sha256=config[CHECKSUM],
