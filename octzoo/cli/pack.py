@@ -95,7 +95,7 @@ def measure(run: Path, last: bool, others: list[str], command: list[str]) -> Mea
     from octzoo.train.runs import find_checkpoint
 
     checkpoint = find_checkpoint(run, prefer_last=last)
-    cli = run_lightning(["validate", str(checkpoint), *PLAIN, *others])
+    cli = run_lightning(["validate", str(checkpoint), *others, *PLAIN])
     data, metrics = cli.datamodule, {key: float(value) for key, value in cli.trainer.callback_metrics.items()}
     file = checkpoint / "meta.pt" if checkpoint.is_dir() else checkpoint
     epoch = torch.load(file, map_location="cpu", weights_only=True, mmap=True)["epoch"]

@@ -30,12 +30,12 @@ def main(arguments: list[str]) -> int:
 
 def publish_all(folders: list[Path], org: str, private: bool, tag: str | None, dry_run: bool) -> None:
     """Publishes one folder after the other, all of them checked first."""
-    from octzoo.weights.folder import open_folder
-    from octzoo.weights.hub import publish
+    from octzoo.weights.hub import check_folder, publish
 
     for folder in folders:
-        open_folder(folder)
+        check_folder(folder, org)
     for folder in folders:
         commit = publish(folder, org, private, tag, dry_run)
         if not dry_run:
-            print(f'next   timm.create_model("hf-hub:{org}/{folder.name}", pretrained=True)   # commit {commit[:7]}')
+            name = f"{org}/{folder.resolve().name}"
+            print(f'next   timm.create_model("hf-hub:{name}", pretrained=True)  # commit {commit[:7]}')

@@ -45,5 +45,5 @@ def pull_folder(name: str, revision: str | None, out: Path) -> None:
         print(f"{folder}: as it is on the Hub, commit {remote.commit[:7]}")
         return
     remote = pull(repo, folder, revision, ours)
-    print(f"{folder}: {len(remote.files)} files of {repo}, commit {remote.commit[:7]}, each as its hash says")
+    print(f"{folder}: {len(list(folder.iterdir()))} files of {repo}, commit {remote.commit[:7]}, each as its hash says")
     print(f'next   timm.create_model("local-dir:{folder}", pretrained=True)')

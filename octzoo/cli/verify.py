@@ -10,12 +10,14 @@ def main(arguments: list[str]) -> int:
     """Checks the folders; returns the exit code."""
     parser = Parser(
         "verify",
-        "Checks the checkpoint folders of this machine: $OCTZOO_CHECKPOINTS or those that come with octzoo, octzoo's\n"
-        "cache, and the Hub's cache. Checksums are compared, then each network answers to the golden picture as\n"
-        "config.json says it did. Asks no server; timm's hf-hub: and transformers compare no checksums themselves.",
+        "Checks the checkpoint folders of this machine: $OCTZOO_CHECKPOINTS, those that come with octzoo,\n"
+        "checkpoints/, octzoo's cache and the Hub's. Checksums are compared, then each network answers to the golden\n"
+        "picture as config.json says it did. Asks no server; timm's hf-hub: and transformers compare no checksums.",
         "octzoo verify oct_cifar_resnet20_a0.25.oz_cifar10_jpeg",
     )
-    parser.add_argument("name", nargs="?", metavar="NAME", help="NAME.TAG or ORG/NAME.TAG; default: all there are")
+    parser.add_argument(
+        "name", nargs="?", metavar="NAME", help="NAME.TAG, ORG/NAME.TAG or a folder; default: all there are"
+    )
     options = parser.parse_args(arguments[1:])
     return report(lambda: verify(options.name), options.debug)
 
@@ -31,8 +33,8 @@ def verify(name: str | None) -> None:
         problem = problem_of(found)
         bad, count = bad + (problem is not None), count + 1
         good = "good" if problem is None and has_golden(found) else "good; has no golden picture to answer to"
-        print(f"{found.place:<12} {found.full_name}: {problem or good}", flush=True)
+        print(f"{found.place:<12} {found.label}: {problem or good}", flush=True)
     if not count:
         raise UserError(f"no checkpoint folder{f' of {name}' if name else ''} on this machine")
     if bad:
-        raise RunError(f"{bad} of {count} damaged: remove them, and they are fetched again when they are needed")
+        raise RunError(f"{bad} of {count} damaged; what is removed from a cache is fetched again when it is needed")

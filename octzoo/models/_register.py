@@ -85,8 +85,15 @@ def _cfg(network: Network, record: Record | None) -> dict[str, Any]:
 def _by_alpha(name: str, network: Network) -> Callable[..., nn.Module]:
     """The entry point of "oct_resnet50": alpha is an argument."""
 
-    def entry(pretrained: bool = False, alpha: float = DEFAULT_ALPHA, **kwargs: Any) -> nn.Module:
+    def entry(pretrained: bool = False, alpha: float | None = None, **kwargs: Any) -> nn.Module:
+        cfg = kwargs.get("pretrained_cfg")
+        named = _alpha_of(cfg)
+        alpha = named if alpha is None else alpha
+        if alpha is None and isinstance(cfg, Mapping) and cfg.get("source"):
+            raise ValueError(f"{name}: its config.json says no alpha, neither in model_args nor in its tag")
+        alpha = DEFAULT_ALPHA if alpha is None else alpha
         check_alpha(name, alpha)
+        _check_named(name, alpha, cfg)
         if pretrained and not kwargs.get("pretrained_cfg") and find(f"{name}_a0.{_digits(alpha)}"):
             kwargs["pretrained_cfg"] = _digits(alpha)  # weights belong to the names that say alpha
             return _build(f"{name}_a0", network, pretrained, alpha, **kwargs)
@@ -113,8 +120,7 @@ def _by_tag(name: str, network: Network) -> Callable[..., nn.Module]:
         if alpha is None:
             raise ValueError(f"{name}: neither a tag nor alpha= says which alpha")
         check_alpha(name, alpha)
-        if named is not None and named != alpha:
-            raise ValueError(f"{name}: alpha={alpha}, but the name says {named}")
+        _check_named(name, alpha, cfg)
         if not cfg or isinstance(cfg, str):  # a dict came with weights of its own (hf-hub:, local-dir:) and stays
             tag = cfg if cfg in tags else _digits(alpha)
             kwargs["pretrained_cfg"] = tag if tag in tags else dict(network.cfg, architecture=name, tag=tag)
@@ -178,6 +184,15 @@ def _alpha_of(cfg: Any) -> float | None:
     """The alpha that a tag, or the tag of a cfg, says."""
     digits = (_tag_of(cfg) or "").split(".")[0]
     return float(f"0.{digits}") if digits.isdigit() else None
+
+
+def _check_named(name: str, alpha: float, cfg: Any) -> None:
+    """ValueError where a tag, or the architecture that a folder's config.json names, says another alpha."""
+    architecture = cfg.get("architecture") if isinstance(cfg, Mapping) else getattr(cfg, "architecture", None)
+    of_architecture = _alpha_of((architecture or "").partition(".")[2])
+    for named in (_alpha_of(cfg), of_architecture):
+        if named is not None and named != alpha:
+            raise ValueError(f"{name}: alpha={alpha}, but the name says {named}")
 
 
 def _tag_of(cfg: Any) -> str | None:

@@ -19,6 +19,7 @@ from octzoo.weights.folder import METRICS
 from octzoo.weights.names import parse
 from octzoo.weights.records import Record, published, unreleased
 
+PICTURES = ("dataset", "split", "pictures", "image_size")  # of metrics.json: what figures are to be compared on
 COLUMNS = ["stage", "convs", "octave", "high", "low", "params M", "MACs M", "ratio", "acts M", "ratio"]
 
 
@@ -47,7 +48,12 @@ def plan_table(model: Any, image_size: int | None = None) -> list[list[str]]:
     return [COLUMNS, *rows, ["all", *convolutions, "", "", *_costs(ours, theirs)]]
 
 
-def family(full_name: str, folders: Path | None, config: Mapping[str, Any] | None = None) -> list[Sibling]:
+def family(
+    full_name: str,
+    folders: Path | None,
+    config: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+) -> list[Sibling]:
     """A network at every alpha that has a name, and at its own: with the accuracy of the same tag, where it is known.
 
     Args:
@@ -55,6 +61,7 @@ def family(full_name: str, folders: Path | None, config: Mapping[str, Any] | Non
         folders: where checkpoint folders are; their metrics.json are read.
         config: config.json of ``full_name``, where its pictures or classes are not the network's own: what
             multiply-accumulates are counted for.
+        metrics: metrics.json of ``full_name``; figures on other pictures than these are left out.
 
     Raises:
         UserError: a metrics.json is damaged.
@@ -63,7 +70,7 @@ def family(full_name: str, folders: Path | None, config: Mapping[str, Any] | Non
     network, tag = name.network, name.tag
     entries = [entry for entry in catalogue() if entry.network == network]
     usual = {e.alpha: (e.macs, e.plain_macs) for e in entries if not ((r := published(e.name)) and r.cost)}
-    measured = {row.alpha: row for row in _measured(network, tag, folders)}
+    measured = {row.alpha: row for row in _measured(network, tag, folders, metrics)}
     shape = (tuple(config["pretrained_cfg"]["input_size"]), config["num_classes"]) if config else (None, None)
 
     def costs(alpha: float, record: Record | None) -> tuple[int, int]:
@@ -86,13 +93,14 @@ def family(full_name: str, folders: Path | None, config: Mapping[str, Any] | Non
     return [row(alpha) for alpha in sorted({*(e.alpha for e in entries), *measured, name.alpha})]
 
 
-def _measured(network: str, tag: str, folders: Path | None) -> list[Sibling]:
-    """What the folders' metrics say of a network with a tag."""
+def _measured(network: str, tag: str, folders: Path | None, like: Mapping[str, Any] | None) -> list[Sibling]:
+    """What the folders' metrics say of a network with a tag, on the same pictures as ``like``."""
     found = []
     for path in sorted(folders.glob(f"{network}_a0.*.{tag}/{METRICS}")) if folders else []:
         try:
             metrics = json.loads(path.read_text(encoding="utf-8"))
-            if (metrics["network"], metrics["tag"]) == (network, tag):
+            same = like is None or all(metrics[key] == like[key] for key in PICTURES)
+            if same and (metrics["network"], metrics["tag"]) == (network, tag):
                 found.append(sibling(metrics))
         except (OSError, ValueError, KeyError, TypeError) as problem:
             raise UserError(

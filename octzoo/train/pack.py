@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from octzoo.summary import stages
 from octzoo.train.environment import PACKAGES, environment, package_version
 from octzoo.train.metrics import METRICS as RUN_METRICS
 from octzoo.train.runs import CONFIG as RUN_CONFIG
+from octzoo.train.task import make_model
 from octzoo.weights.card import make_card
 from octzoo.weights.folder import LOG, METRICS, RECIPE, check_new, make_config, write_folder
 from octzoo.weights.golden import GOLDEN, differs, golden_logits
@@ -80,22 +82,23 @@ class About:
 def check_run(full_name: str, settings: Mapping[str, Any]) -> FullName:
     """The parts of a name. UserError where a run with these settings trained another network, or it is none."""
     name, model = read_name(full_name), settings["model"]
-    alpha = (model.get("model_args") or {}).get("alpha")
-    trained = model["name"] if alpha is None else f"{model['name']}_a{alpha}"
-    untagged = ".".join(trained.split(".")[:2])
-    if untagged != name.untagged:
-        raise UserError(f"--name {full_name}: the run trained {trained}, so it is {untagged}.{name.tag}")
+    trained: Any = make_model(model["name"], 10, False, {**(model.get("model_args") or {}), "device": "meta"})
+    network, alpha = trained.pretrained_cfg["architecture"].removesuffix("_a0"), getattr(trained, "octave_alpha", 0.0)
+    if (network, alpha) != (name.network, name.alpha):
+        raise UserError(f"--name {full_name}: the run trained {network} at alpha {alpha:g}")
     return name
 
 
 def check_repeats(runs: Sequence[Path]) -> None:
-    """UserError unless all runs are the first one but for the seed."""
-    first, *others = map(read_settings, runs)
+    """UserError unless all runs are the first one's recipe, each with a seed of its own."""
+    first, *others = ({**recipe(read_settings(run)), "data": None} for run in runs)
+    seeds = {first["seed_everything"]}
     for run, other in zip(runs[1:], others):
-        keys = [key for key in {*first, *other} - {"seed_everything", *KEPT_OUT} if first.get(key) != other.get(key)]
-        if keys or first["seed_everything"] == other["seed_everything"]:
-            what = f"differs in {', '.join(sorted(keys))}" if keys else "has the same seed"
+        keys = [key for key in {*first, *other} - {"seed_everything"} if first.get(key) != other.get(key)]
+        if keys or other["seed_everything"] in seeds:
+            what = f"differs in {', '.join(sorted(keys))}" if keys else "has the same seed as another"
             raise UserError(f"--repeats {run} is no repetition of {runs[0]}: it {what}")
+        seeds.add(other["seed_everything"])
 
 
 def read_settings(run: Path) -> dict[str, Any]:
@@ -131,7 +134,7 @@ def pack(
     check_new(folder)
     settings = read_settings(measured.run)
     name = check_run(full_name, settings)
-    config = config_of(name, measured, about)
+    config = config_of(name, measured)
     check_loads(name, config, state)
     metrics = metrics_of(name, measured, repeats, settings, about)
     if about.licence:
@@ -142,7 +145,7 @@ def pack(
         config=config,
         metrics=metrics,
         plan=plan_table(_meta(name, len(measured.class_names)), metrics["image_size"]),
-        family=family(full_name, out, config),
+        family=family(full_name, out, config, metrics),
     )
     files = {
         METRICS: json.dumps(metrics, indent=1) + "\n",
@@ -153,7 +156,7 @@ def pack(
     return folder
 
 
-def config_of(name: FullName, measured: Measured, about: About) -> dict[str, Any]:
+def config_of(name: FullName, measured: Measured) -> dict[str, Any]:
     """config.json: the network, how pictures are prepared, the classes, and its answer to the golden picture."""
     model: Any = copy.copy(measured.model)  # its pretrained_cfg is replaced, the run's is left alone
     size = tuple(measured.data_config["input_size"])
@@ -210,7 +213,7 @@ def metrics_of(
         "macs": _macs(name, classes, size),
         "plain_macs": _macs(name._replace(digits="0"), classes, size),
         "dataset": dataset,
-        "dataset_id": "_".join(dataset.lower().split()),
+        "dataset_id": re.sub(r"[^a-z0-9.-]+", "_", dataset.lower()).strip("_"),
         "dataset_url": about.dataset_url,
         "split": measured.split,
         "pictures": measured.pictures,
@@ -219,12 +222,13 @@ def metrics_of(
         "ema": bool((settings.get("ema") or {}).get("decay")),
         "seed": settings["seed_everything"],
         "repeats": [{"seed": read_settings(other.run)["seed_everything"], **figures(other)} for other in repeats],
+        "began_with": began_with(settings["model"]),
         "owner": about.owner,
         "licence": about.licence,
         "limits": about.limits,
         "measured": {
             "by": "octzoo",
-            "command": shlex.join(measured.command),
+            "command": shlex.join(map(last_part, measured.command)),
             "precision": "32-true",
             "hardware": hardware(here),
             "packages": {key: package_version(key) for key in PACKAGES},
@@ -257,11 +261,31 @@ def default_dataset(data: Mapping[str, Any]) -> str:
 def recipe(settings: Mapping[str, Any]) -> dict[str, Any]:
     """A run's config without what is this machine's alone: `octzoo fit --config recipe.yaml --data.root PATH`."""
     kept = {key: copy.deepcopy(value) for key, value in settings.items() if key not in KEPT_OUT}
-    root = kept["data"].get("root")
-    kept["data"]["root"] = Path(root).name if root else root
+    for group, key in (("data", "root"), ("data", "pictures"), ("model", "init_from")):
+        if (kept.get(group) or {}).get(key):
+            kept[group][key] = last_part(kept[group][key])
+    teacher = (kept.get("model") or {}).get("teacher") or {}
+    if teacher.get("checkpoint"):
+        teacher["checkpoint"] = last_part(teacher["checkpoint"])
     kept["trainer"].pop("default_root_dir", None)
     (kept.get("checkpoint") or {}).pop("dirpath", None)
     return kept
+
+
+def began_with(model: Mapping[str, Any]) -> str | None:
+    """What other weights a training began with, or learned from; None without any."""
+    teacher = model.get("teacher") or {}
+    told = [f"the weights of {last_part(model['init_from'])}"] if model.get("init_from") else []
+    if model.get("pretrained") and not told:
+        told.append(f"the published weights of {model['name']}")
+    if taught_by := teacher.get("name") or teacher.get("checkpoint"):
+        told.append(f"{last_part(taught_by)} as its teacher")
+    return " and ".join(told) or None
+
+
+def last_part(word: str) -> str:
+    """An absolute path's last part, which says nothing of this machine; any other word as it is."""
+    return Path(word).name if Path(word).is_absolute() else word
 
 
 def hardware(papers: Mapping[str, Any]) -> str:

@@ -238,9 +238,10 @@ print(names[best], float(probabilities[best]))
 
 
 def _transformers(repo: str | None) -> str:
-    return f"""With transformers, after `import octzoo`:
+    return f"""With transformers:
 
 ```python
+import octzoo
 from transformers import AutoModelForImageClassification
 
 model = AutoModelForImageClassification.from_pretrained("{repo or "."}"){"" if repo else HERE}
@@ -344,7 +345,9 @@ def _whose(record: Record | None, metrics: Mapping[str, Any] | None) -> str:
     else:
         owner = licence = None
     by = f"The weights are of {owner}" if owner else "Whose the weights are is not stated"
-    return f"## Whose weights\n\n{by}; {f'licence: {licence}' if licence else 'no licence is stated'}."
+    first = (metrics or {}).get("began_with")
+    more = f" Training began with {first}, whose licence counts too." if first else ""
+    return f"## Whose weights\n\n{by}; {f'licence: {licence}' if licence else 'no licence is stated'}.{more}"
 
 
 # ---- words ---------------------------------------------------------------------------------------------------------

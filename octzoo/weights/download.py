@@ -11,8 +11,11 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 from huggingface_hub.utils import tqdm
+from huggingface_hub.utils.sha import git_hash
 
 from octzoo.errors import UserError
 
@@ -20,6 +23,7 @@ _logger = logging.getLogger(__name__)
 
 TIMEOUT = 5.0  # seconds that a server may stay silent
 TRIES = 3  # at the same place; a download that gets on starts counting anew
+LONGEST = 10.0  # seconds without a byte after which it is not tried again; a name can have many dead addresses
 CHUNK = 1 << 20
 # What a connection may die of; any other OSError is the disk's.
 _BROKEN = (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError)
@@ -35,15 +39,11 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def git_hash_of(path: Path) -> str:
-    """What git names a file's content by: the SHA-1 of its length and content."""
-    content = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-
-
-def hash_like(checksum: str, path: Path) -> str:
-    """A file's SHA-256 or, where ``checksum`` has 40 digits, git's SHA-1: the Hub has one for each file."""
-    return git_hash_of(path) if len(checksum) == 40 else sha256_of(path)
+def hash_like(checksum: str, content: Path | bytes) -> str:
+    """The SHA-256 or, where ``checksum`` has 40 digits, git's hash: the Hub has one or the other for each file."""
+    if len(checksum) == 40:
+        return git_hash(content.read_bytes() if isinstance(content, Path) else content)
+    return sha256_of(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
 
 
 def fetch(
@@ -64,7 +64,7 @@ def fetch(
         target: its folder exists.
         checksum: of the whole file, its SHA-256 or git's SHA-1.
         size: of the whole file, in bytes.
-        headers: for this server alone, such as a token; a server that it redirects to does not get them.
+        headers: for this server alone, such as a token; another that it redirects to does not get them.
 
     Raises:
         DownloadError: the server cannot be reached, does not have the file, or has another one.
@@ -97,7 +97,7 @@ def _unexpected(path: Path, checksum: str | None, size: int | None) -> str | Non
 
 def _download(url: str, part: Path, headers: Mapping[str, str]) -> None:
     """Append to ``part`` until it is whole."""
-    failures = 0
+    failures, since = 0, time.monotonic()
     while True:
         before = part.stat().st_size if part.exists() else 0
         try:
@@ -111,10 +111,23 @@ def _download(url: str, part: Path, headers: Mapping[str, str]) -> None:
         except _BROKEN as error:
             problem = error
         gained = (part.stat().st_size if part.exists() else 0) > before
-        failures = 1 if gained else failures + 1
-        if failures >= TRIES:
+        failures, since = (1, time.monotonic()) if gained else (failures + 1, since)
+        if failures >= TRIES or time.monotonic() - since > LONGEST:
             raise DownloadError(f"{url}: {problem}") from problem
         time.sleep(failures)
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows; what is for one server alone is sent again to that server alone (a renamed repository)."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        request = super().redirect_request(req, fp, code, msg, headers, newurl)
+        if request and urlsplit(newurl)[:2] == urlsplit(req.full_url)[:2]:
+            request.unredirected_hdrs.update(req.unredirected_hdrs)
+        return request
+
+
+_opener = urllib.request.build_opener(_Redirects)
 
 
 def _append(url: str, part: Path, start: int, headers: Mapping[str, str]) -> None:
@@ -126,7 +139,7 @@ def _append(url: str, part: Path, start: int, headers: Mapping[str, str]) -> Non
         request.add_header("Range", f"bytes={start}-")
         if _validator(part).exists():
             request.add_header("If-Range", _validator(part).read_text())
-    with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+    with _opener.open(request, timeout=TIMEOUT) as response:
         resumed = response.status == 206
         if resumed and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
             raise ConnectionError(f"the server was asked for byte {start} on and sends another part")

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from octzoo.errors import UserError
 from octzoo.weights.download import sha256_of
+from octzoo.weights.golden import GOLDEN
 from octzoo.weights.records import CHECKSUM, CONFIG, METRICS, Record
 
 MODEL, CARD = "model.safetensors", "README.md"
@@ -138,33 +139,39 @@ def open_folder(folder: Path) -> Checkpoint:
     """
     path = folder / MODEL
     if not path.is_file():
-        pickles = sorted(p.name for p in folder.glob("*") if p.suffix in PICKLES)
-        instead = f", only {', '.join(pickles)}, which can run code and is not read" if pickles else ""
-        raise UserError(f"{folder} has no {MODEL}{instead}")
+        raise UserError(f"{folder} has no {MODEL}{pickles_instead(p.name for p in folder.glob('*'))}")
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        full_name, alpha = _identity(folder, config)
+        network, tag, said = _identity(config)
+        golden = config.get(GOLDEN)
+        if golden is not None and not (golden and all(isinstance(value, float | int) for value in golden)):
+            raise ValueError(f"{GOLDEN} are no numbers")
         with safe_open(path, "np"):
             pass
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as problem:
         raise UserError(f"{folder} is damaged ({type(problem).__name__}: {problem}): remove or replace it") from problem
-    found = Checkpoint(folder, full_name, alpha, config)
+    if "model_args" not in said or len(set(said.values())) > 1:
+        told = ", ".join(f"{value} by {where}" for where, value in said.items()) or "none"
+        raise UserError(f"{folder / CONFIG} does not say one alpha (model_args.alpha, and the same in its tag): {told}")
+    found = Checkpoint(folder, f"{network}.{tag}", float(said["model_args"]), config)
     if found.sha256 is not None and sha256_of(path) != found.sha256:
         raise UserError(f"{path} is damaged: its SHA-256 is not that in {CONFIG}; remove or replace the folder")
     return found
 
 
-def _identity(folder: Path, config: Mapping[str, Any]) -> tuple[str, float]:
-    """(Full name, alpha) of a config.json; UserError where it does not say one alpha."""
-    architecture, _, named = config["architecture"].partition(".")
+def pickles_instead(names: Iterable[str]) -> str:
+    """What to add to "there are no weights" where there are pickles."""
+    pickles = sorted(name for name in names if Path(name).suffix in PICKLES)
+    return f", only {', '.join(pickles)}, which can run code and is not read" if pickles else ""
+
+
+def _identity(config: Mapping[str, Any]) -> tuple[str, str, dict[str, float]]:
+    """(Network, tag, alpha as each place says it) of a config.json."""
+    network, _, named = config["architecture"].partition(".")
     tag = config["pretrained_cfg"].get("tag") or ""
     alpha = (config.get("model_args") or {}).get("alpha")
     says = {"model_args": alpha, "its tag": _fraction(tag.split(".")[0]), "its architecture": _fraction(named)}
-    said = {where: value for where, value in says.items() if value is not None}
-    if alpha is None or len(set(said.values())) > 1:
-        told = ", ".join(f"{value} by {where}" for where, value in said.items()) or "none"
-        raise UserError(f"{folder / CONFIG} does not say one alpha (model_args.alpha, and the same in its tag): {told}")
-    return f"{architecture}.{tag}", float(alpha)
+    return network, tag, {where: value for where, value in says.items() if value is not None}
 
 
 def _fraction(digits: str) -> float | None:
@@ -176,13 +183,16 @@ def checked(folder: Path, record: Record) -> Path | None:
     """The model.safetensors of a folder; None if there is none.
 
     Raises UserError if the folder is not what ``record`` says: another network, alpha or tag in its config.json, a file
-    that is not whole, or another SHA-256 than config.json has (one that octzoo did not write may have none).
+    that is not whole, or another SHA-256 than config.json (one that octzoo did not write may have none) or the record
+    has.
     """
     if not (folder / MODEL).is_file():
         return None
     found = open_folder(folder)
     if (found.full_name, found.alpha) != (record.full_name, record.alpha):
         raise UserError(f"{folder} holds {found.full_name}, alpha {found.alpha}: its name is not what is in it")
+    if record.model_sha256 not in (None, found.sha256):
+        raise UserError(f"{folder} holds other weights than the published {record.full_name}: give them another tag")
     return found.weights
 
 
@@ -203,7 +213,7 @@ def replace_file(path: Path, content: bytes) -> None:
 
 def sync(path: Path) -> None:
     """Make what was written to a file last through a power failure."""
-    with path.open("rb") as file:
+    with path.open("r+b") as file:  # Windows syncs no file that is open for reading
         os.fsync(file.fileno())
 
 

@@ -7,19 +7,18 @@ hf_hub_download notices no wrong byte, tries no failed body again, and can wait 
 from __future__ import annotations
 
 import errno
-import hashlib
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from json import JSONDecodeError
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
-from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token, hf_hub_url
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, constants, get_token, hf_hub_url
 from huggingface_hub.errors import (
-    BadRequestError,
     GatedRepoError,
     HfHubHTTPError,
     OfflineModeIsEnabled,
@@ -30,7 +29,7 @@ from huggingface_hub.utils import WeakFileLock, build_hf_headers, get_session
 
 from octzoo.errors import RunError, UserError
 from octzoo.weights.card import with_repo
-from octzoo.weights.download import fetch, hash_like, sha256_of
+from octzoo.weights.download import fetch, hash_like
 from octzoo.weights.folder import (
     CARD,
     CONFIG,
@@ -40,6 +39,7 @@ from octzoo.weights.folder import (
     Checkpoint,
     check_new,
     open_folder,
+    pickles_instead,
     replace_file,
     sync,
 )
@@ -51,6 +51,7 @@ TRIES = 3
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 T = TypeVar("T")
 Content = Path | bytes  # of a file to upload
+SHA256 = 64 * "0"  # a hash of this kind
 
 
 class HubError(RunError):
@@ -76,6 +77,7 @@ class Remote:
     repo: str
     commit: str
     files: dict[str, RemoteFile]
+    private: bool
 
 
 def look(repo: str, revision: str | None = None) -> Remote:
@@ -96,7 +98,7 @@ def look(repo: str, revision: str | None = None) -> Remote:
         if entry.size is None or not checksum or not info.sha:
             raise HubError(f"{repo}: the Hub does not say what {entry.rfilename} should be")
         files[entry.rfilename] = RemoteFile(entry.size, checksum)
-    return Remote(repo, info.sha or "", files)
+    return Remote(repo, info.sha or "", files, bool(info.private))
 
 
 def differing(folder: Path, remote: Remote) -> list[str]:
@@ -128,7 +130,11 @@ def pull(repo: str, folder: Path, revision: str | None = None, sha256: str | Non
         raise UserError(f"{repo}: {MODEL} there is not the published one (its SHA-256 is another)")
     draft = folder.with_name(f"{folder.name}.tmp-pull")
     lock = folder.with_name(f"{folder.name}.pull.lock")
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock.touch()
+    except OSError as problem:
+        raise UserError(f"{folder.parent} cannot be written: {problem.strerror}") from problem
     with WeakFileLock(lock):
         if folder.exists():  # by another process, meanwhile
             open_folder(folder)
@@ -147,7 +153,8 @@ def pull(repo: str, folder: Path, revision: str | None = None, sha256: str | Non
         for name in wanted:
             sync(draft / name)
         draft.rename(folder)
-        lock.unlink(missing_ok=True)  # whoever waits for it finds the folder
+    with suppress(OSError):  # another process may hold it; it finds the folder
+        lock.unlink(missing_ok=True)
     return remote
 
 
@@ -179,31 +186,62 @@ def publish(
         HubError: the Hub cannot be reached, or refuses.
         UserError: the folder is damaged or holds pickles; the tag exists at another state.
     """
+    repo, contents = check_folder(folder, owner)
+    for name in others_of(folder):
+        say(f"{folder.name}: not part of a checkpoint folder, and not uploaded: {name}")
+    with _patience():
+        return _publish(folder, repo, contents, private, tag, dry_run, say)
+
+
+def check_folder(folder: Path, owner: str) -> tuple[str, dict[str, Content]]:
+    """(The repository's name, what is uploaded) of a folder that can be published, else UserError. Asks no server."""
     found = open_folder(folder)
     repo = f"{check_owner(owner)}/{folder.resolve().name}"
     _check_name(found, repo)
-    contents = _contents(folder, repo, say)
+    return repo, _contents(folder, repo)
+
+
+def others_of(folder: Path) -> list[str]:
+    """What lies in a folder and is no part of it."""
+    return sorted(path.name for path in folder.iterdir() if path.name not in FILES)
+
+
+def _publish(
+    folder: Path,
+    repo: str,
+    contents: dict[str, Content],
+    private: bool,
+    tag: str | None,
+    dry_run: bool,
+    say: Callable[[str], None],
+) -> str:
     remote = _look_if_there(repo)
+    if private and remote and not remote.private:
+        raise UserError(f"{repo} is there already and public: leave --private out, or make it private on its page")
     changed = _changed(contents, remote)
     tagged = _tagged(remote, tag) if tag else None
     if tagged and (changed or not remote or tagged != remote.commit):
         raise UserError(f"{repo} has a tag {tag} already, of another state: choose another")
-    if dry_run:
-        say(f"{repo}: would " + ("create it, " if remote is None else "") + _deed("upload", changed, contents))
-        return remote.commit if remote else ""
     card = contents[CARD]
-    if isinstance(card, bytes) and card != (folder / CARD).read_bytes():
+    assert isinstance(card, bytes)
+    if CARD in changed:  # before a repository is made for nothing
+        _again(repo, lambda: ModelCard(card.decode(), ignore_metadata_errors=False).validate())
+    if dry_run:
+        deeds = ["create it"] * (remote is None) + [_deed("upload", changed, contents)]
+        deeds += [f"tag it {tag}"] * bool(tag and not tagged)
+        say(f"{repo}: would {', '.join(deeds)}")
+        return remote.commit if remote else ""
+    if card != (folder / CARD).read_bytes():
         replace_file(folder / CARD, card)
-    with _patience():
-        if remote is None:
-            _again(repo, lambda: HfApi().create_repo(repo, private=private, exist_ok=True))
-        remote = _upload(repo, contents)
-        if tag and not tagged:
-            at = remote.commit
-            _again(repo, lambda: HfApi().create_tag(repo, tag=tag, revision=at, exist_ok=True))
+    if remote is None:
+        _again(repo, lambda: HfApi().create_repo(repo, private=private, exist_ok=True))
+    remote = _upload(repo, contents)
+    if tag and not tagged:
+        at = remote.commit
+        _again(repo, lambda: HfApi().create_tag(repo, tag=tag, revision=at, exist_ok=True))
     with tempfile.TemporaryDirectory() as place:
         for name, content in contents.items():
-            _fetch(remote, name, Path(place) / name, _sha256(content))
+            _fetch(remote, name, Path(place) / name, hash_like(SHA256, content))
     say(f"{repo}: {_deed('uploaded', changed, contents)}; all {len(contents)} files read back and as they are here")
     return remote.commit
 
@@ -211,16 +249,13 @@ def publish(
 # ---- a folder's contents -------------------------------------------------------------------------------------------
 
 
-def _contents(folder: Path, repo: str, say: Callable[[str], None]) -> dict[str, Content]:
+def _contents(folder: Path, repo: str) -> dict[str, Content]:
     """What is uploaded of a folder, the card with the repository's name in it."""
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
     if pickles:
         raise UserError(
             f"{folder} holds {', '.join(pickles)}, which can run code: only {MODEL} is published, remove it"
         )
-    others = sorted(path.name for path in folder.iterdir() if path.name not in FILES)
-    if others:
-        say(f"{folder.name}: not part of a checkpoint folder, and not uploaded: {', '.join(others)}")
     contents: dict[str, Content] = {name: folder / name for name in FILES if (folder / name).is_file()}
     if CARD not in contents:
         raise UserError(f"{folder} has no {CARD}, the model card")
@@ -230,19 +265,7 @@ def _contents(folder: Path, repo: str, say: Callable[[str], None]) -> dict[str, 
 def _changed(contents: dict[str, Content], remote: Remote | None) -> list[str]:
     """Which files the repository does not have as they are here."""
     there = remote.files if remote else {}
-    return [n for n, c in contents.items() if n not in there or _hash_like(there[n].checksum, c) != there[n].checksum]
-
-
-def _hash_like(checksum: str, content: Content) -> str:
-    if isinstance(content, Path):
-        return hash_like(checksum, content)
-    if len(checksum) == 40:
-        return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-    return hashlib.sha256(content).hexdigest()
-
-
-def _sha256(content: Content) -> str:
-    return sha256_of(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
+    return [n for n, c in contents.items() if n not in there or hash_like(there[n].checksum, c) != there[n].checksum]
 
 
 def _deed(verb: str, changed: list[str], contents: dict[str, Content]) -> str:
@@ -255,9 +278,8 @@ def _check_layout(remote: Remote) -> None:
     """UserError unless a repository has weights that can be read without running code, and says what they are."""
     for name in (MODEL, CONFIG):
         if name not in remote.files:
-            pickles = sorted(file for file in remote.files if Path(file).suffix in PICKLES)
-            instead = f", only {', '.join(pickles)}, which can run code and is not read" if pickles else ""
-            raise UserError(f"{remote.repo} is no checkpoint folder: it has no {name}{instead}")
+            text = f"{remote.repo} is no checkpoint folder: it has no {name}{pickles_instead(remote.files)}"
+            raise UserError(text)
 
 
 def _check_name(found: Checkpoint, repo: str) -> None:
@@ -297,7 +319,7 @@ def _upload(repo: str, contents: dict[str, Content]) -> Remote:
             HfApi().create_commit(repo, operations, commit_message=message, parent_commit=remote.commit)
         except Exception as problem:
             if attempt == TRIES - 1 or not _may_pass(problem, conflict=True):
-                raise _told(problem, repo) from problem
+                _tell(problem, repo)
             time.sleep(attempt + 1)
     remote = look(repo)
     if changed := _changed(contents, remote):
@@ -313,6 +335,8 @@ def _fetch(remote: Remote, name: str, target: Path, sha256: str | None = None) -
     try:
         fetch(url, target, sha256 or file.checksum, file.size, headers)
     except UserError as problem:
+        if getattr(problem.__cause__, "code", None) in (401, 403):  # whose list of files is for everybody
+            raise _gated(remote.repo) from problem
         raise HubError(_clean(str(problem))) from problem
 
 
@@ -334,7 +358,7 @@ def _again(repo: str, call: Callable[[], T]) -> T:
             return call()
         except Exception as problem:
             if attempt == TRIES - 1 or not _may_pass(problem):
-                raise _told(problem, repo) from problem
+                _tell(problem, repo)
             time.sleep(attempt + 1)
     raise AssertionError("unreachable")
 
@@ -352,12 +376,19 @@ def _is_connection(problem: Exception) -> bool:
     return type(problem).__module__.split(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2", "requests")
 
 
-def _told(problem: Exception, repo: str) -> Exception:
-    """What a failed call means, in one line; an error of the disk or of ours stays what it is."""
+def _tell(problem: Exception, repo: str) -> NoReturn:
+    """Raise what a failed call means, in one line; an error of the disk or of ours stays what it is."""
+    told = _meaning(problem, repo)
+    if told is None:
+        raise problem
+    raise told from problem
+
+
+def _meaning(problem: Exception, repo: str) -> HubError | None:
     if isinstance(problem, OfflineModeIsEnabled):
         return HubError(f"{repo}: HF_HUB_OFFLINE is set, so the Hub is not asked")
     if isinstance(problem, GatedRepoError):
-        return AbsentError(f"{repo} is gated: accept its conditions on its page, then set HF_TOKEN (hf auth login)")
+        return _gated(repo)
     if isinstance(problem, RepositoryNotFoundError):
         return AbsentError(f"{repo} is not on the Hub, or is private: set HF_TOKEN (hf auth login), or mend the name")
     if isinstance(problem, RevisionNotFoundError):
@@ -367,12 +398,17 @@ def _told(problem: Exception, repo: str) -> Exception:
         advice = ": set an HF_TOKEN that may write there (hf auth login)" if status in (401, 403) else ""
         return HubError(_clean(f"{repo}: the Hub answers {status} {text}{advice}"))
     if _is_connection(problem):
-        return HubError(
-            _clean(f"{repo}: the Hub ({constants.ENDPOINT}) cannot be reached: {type(problem).__name__} {problem}")
-        )
-    if isinstance(problem, BadRequestError | ValueError) and not isinstance(problem, UserError):
+        what = f"{type(problem).__name__} {problem}"
+        return HubError(_clean(f"{repo}: the Hub ({constants.ENDPOINT}) cannot be reached: {what}"))
+    if isinstance(problem, JSONDecodeError | KeyError):
+        return HubError(f"{repo}: {constants.ENDPOINT} does not answer as the Hub does")
+    if isinstance(problem, ValueError) and not isinstance(problem, UserError):
         return HubError(_clean(f"{repo}: the Hub does not take it: {problem}"))
-    return problem
+    return None
+
+
+def _gated(repo: str) -> AbsentError:
+    return AbsentError(f"{repo} is gated: accept its conditions on its page, then set HF_TOKEN (hf auth login)")
 
 
 def _clean(text: str) -> str:

@@ -1,6 +1,6 @@
 """From a record to a file of weights on this machine: the places that are asked, in their order.
 
-    1. $OCTZOO_CHECKPOINTS, else the checkpoints that come with octzoo
+    1. $OCTZOO_CHECKPOINTS, then the checkpoints that come with octzoo
     2. what was fetched before: our cache, and the Hub's own
     3. the Hub, octzoo/<name.tag>, into our cache
     4. the server of whoever published the weights, whose file is converted; $OCTZOO_MIRROR is asked in its place
@@ -17,6 +17,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -56,9 +57,9 @@ def weights_file(record: Record, convert: Convert, cache_dir: str | os.PathLike[
         UserError: a folder in $OCTZOO_CHECKPOINTS is not what its name says; $OCTZOO_MIRROR is no URL.
         OSError: the disk is full.
     """
-    local, cache = local_folder(), cache_folder(cache_dir)
+    cache = cache_folder(cache_dir)
     places: tuple[tuple[str, Callable[[], Path]], ...] = (
-        (f"the folder {local}", lambda: _local(local / record.full_name, record)),
+        *((f"the folder {place}", partial(_local, place / record.full_name, record)) for place in local_folders()),
         (f"the cache {cache}", lambda: _converted(cache / record.full_name, record)),
         ("the Hub's cache", lambda: _hub_cache(record, cache_dir)),
         (f"the Hub ({record.hub_id})", lambda: _hub(record, cache / record.full_name)),
@@ -81,10 +82,10 @@ def weights_file(record: Record, convert: Convert, cache_dir: str | os.PathLike[
     )
 
 
-def local_folder() -> Path:
-    """Where checkpoint folders are looked for: $OCTZOO_CHECKPOINTS, else those that come with octzoo."""
+def local_folders() -> list[Path]:
+    """Where checkpoint folders are looked for: in $OCTZOO_CHECKPOINTS, then among those that come with octzoo."""
     given = os.environ.get("OCTZOO_CHECKPOINTS")
-    return Path(given) if given else packed_folder()
+    return [*([Path(given)] if given else []), packed_folder()]
 
 
 def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
@@ -131,7 +132,10 @@ def _hub(record: Record, folder: Path) -> Path:
     if is_offline_mode():
         raise _MissingError("HF_HUB_OFFLINE is set")
     with _cached(folder):
-        shutil.rmtree(folder, ignore_errors=True)  # damaged, or it would have been taken
+        try:
+            return _converted(folder, record)  # another process made it meanwhile
+        except _MissingError:
+            shutil.rmtree(folder, ignore_errors=True)
         try:
             pull(record.hub_id, folder, sha256=record.model_sha256)
         except UserError as problem:

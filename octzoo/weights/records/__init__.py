@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from octzoo.errors import UserError
+_logger = logging.getLogger(__name__)
 
 CONFIG, METRICS = "config.json", "metrics.json"  # of a checkpoint folder
 CHECKSUM = "model_sha256"  # in config.json, beside what timm and transformers read of it
@@ -152,9 +153,9 @@ def _ours() -> list[Record]:
         for folder in sorted(packed_folder().glob(f"*.{tag}")):
             try:
                 found.append(_of_folder(folder))
-            except (OSError, ValueError, KeyError, TypeError) as problem:
-                text = f"{folder} is damaged ({type(problem).__name__}: {problem}): remove it, or install octzoo anew"
-                raise UserError(text) from problem
+            except (OSError, ValueError, KeyError, TypeError) as problem:  # the other networks are of use without it
+                what = f"{type(problem).__name__}: {problem}"
+                _logger.warning("%s is damaged, and left out (%s): remove it, or install octzoo anew", folder, what)
     return found
 
 
