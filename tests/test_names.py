@@ -11,6 +11,7 @@ from timm.models import get_arch_name, get_pretrained_cfg, is_model, is_model_pr
 import octzoo
 
 R50, SMALL = "oct_resnet50", "oct_cifar_resnet20"
+NONE = "oct_cifar_resnet56"  # has no published weights
 
 
 def make(name, **kwargs):
@@ -62,11 +63,11 @@ def test_what_a_name_builds(name, kwargs, expected):
         (SMALL, {"alpha": 1.0}, ValueError, "alpha=1.0 is not a number from 0 to below 1"),
         (f"{SMALL}_a0.25", {"foo": 1}, TypeError, "foo"),
         ("OCT_cifar_resnet20_a0.25", {}, RuntimeError, "Unknown model"),
-        (f"{SMALL}_a0.25", {"pretrained": True}, RuntimeError, "no published weights for alpha 0.25: use pretrained="),
-        (f"{SMALL}_a0.3", {"pretrained": True}, RuntimeError, "no published weights for alpha 0.3: use pretrained="),
+        (f"{NONE}_a0.25", {"pretrained": True}, RuntimeError, "no published weights for alpha 0.25: use pretrained="),
+        (f"{NONE}_a0.3", {"pretrained": True}, RuntimeError, "no published weights for alpha 0.3: use pretrained="),
         (f"{R50}_a0.3", {"pretrained": True}, RuntimeError, r"alpha 0.3 \(there are oct_resnet50_a0.125.fb_in1k, oct_"),
         (f"{R50}_a0.25.dli14_in1k", {}, RuntimeError, r"Invalid pretrained tag \(25.dli14_in1k\)"),
-        (SMALL, {"pretrained": True}, RuntimeError, "no published weights for alpha 0.25: use pretrained="),
+        (NONE, {"pretrained": True}, RuntimeError, "no published weights for alpha 0.25: use pretrained="),
     ],
 )
 def test_what_a_name_refuses(name, kwargs, error, text):

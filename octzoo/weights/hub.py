@@ -365,10 +365,17 @@ def _again(repo: str, call: Callable[[], T]) -> T:
 
 def _may_pass(problem: Exception, conflict: bool = False) -> bool:
     """Whether to try again: a server's own trouble or a broken connection, not silence; with ``conflict`` that too."""
+    problem = _reason(problem)
     if isinstance(problem, HfHubHTTPError):
         status = problem.response.status_code
         return status >= 500 or status in (408, 429) or (conflict and status == 412)
     return _is_connection(problem) and "timeout" not in type(problem).__name__.lower()
+
+
+def _reason(problem: Exception) -> Exception:
+    """What is behind the RuntimeError that huggingface_hub makes of a failed upload."""
+    cause = problem.__cause__
+    return cause if isinstance(problem, RuntimeError) and isinstance(cause, Exception) else problem
 
 
 def _is_connection(problem: Exception) -> bool:
@@ -385,6 +392,7 @@ def _tell(problem: Exception, repo: str) -> NoReturn:
 
 
 def _meaning(problem: Exception, repo: str) -> HubError | None:
+    problem = _reason(problem)
     if isinstance(problem, OfflineModeIsEnabled):
         return HubError(f"{repo}: HF_HUB_OFFLINE is set, so the Hub is not asked")
     if isinstance(problem, GatedRepoError):
@@ -400,7 +408,7 @@ def _meaning(problem: Exception, repo: str) -> HubError | None:
     if _is_connection(problem):
         what = f"{type(problem).__name__} {problem}"
         return HubError(_clean(f"{repo}: the Hub ({constants.ENDPOINT}) cannot be reached: {what}"))
-    if isinstance(problem, JSONDecodeError | KeyError):
+    if isinstance(problem, JSONDecodeError | UnicodeDecodeError | KeyError):
         return HubError(f"{repo}: {constants.ENDPOINT} does not answer as the Hub does")
     if isinstance(problem, ValueError) and not isinstance(problem, UserError):
         return HubError(_clean(f"{repo}: the Hub does not take it: {problem}"))

@@ -146,6 +146,10 @@ def test_a_new_repository_is_private_if_that_is_asked(server, octzoo, folder, tm
     assert octzoo("publish", folder, "--org", "octzoo").code == 0
     private = {repo_id: repository.private for repo_id, repository in server.repositories.items()}
     assert private == {REPO: True, f"lab/{another.name}": True, f"octzoo/{FULL_NAME}": False}
+    server.requests.clear()
+    done = octzoo("publish", folder, "--org", "octzoo", "--private")
+    assert (done.code, server.changes()) == (2, [])
+    assert f"octzoo/{FULL_NAME} is there already and public" in done.error
 
 
 def test_other_files_are_named_and_stay_here(server, octzoo, folder):
@@ -308,6 +312,7 @@ def test_a_name_alone_is_one_of_octzoos_own_and_checkpoints_is_where_folders_go(
     done = octzoo("pull", FULL_NAME)
     assert done.code == 0, done
     assert contents(octzoo.home / "checkpoints" / FULL_NAME) == contents(original)
+    shutil.rmtree(octzoo.home / "checkpoints")
 
 
 def test_a_folder_that_is_there_is_left_and_compared(server, octzoo, original, tmp_path):
@@ -581,21 +586,22 @@ def test_whole_folders_are_good_wherever_they_are(server, octzoo, original, tmp_
     copy(original, tmp_path / "torch/hub/octzoo")
     places = dict(OCTZOO_CHECKPOINTS=str(tmp_path / "mine"), TORCH_HOME=str(tmp_path / "torch"))
     server.requests.clear()
-    done = octzoo("verify", **places)
+    done = octzoo("verify", FULL_NAME, **places)
     assert done.code == 0, done
     found = rows(done)
     assert [place.split()[0] for place in found] == ["local", "cache", "Hub's"]
     assert all(FULL_NAME in place for place in found)
     assert set(found.values()) == {"good"}
-    assert len(rows(octzoo("verify", FULL_NAME, **places))) == 3
+    assert rows(octzoo("verify", original)) == {f"{'given':<12} {original}": "good"}
+    assert len(rows(octzoo("verify", REPO, **places))) == 1
     assert server.requests == []
-    blob = next((octzoo.home / "hf").rglob(WEIGHTS)).resolve()
-    flip(blob)
-    done = octzoo("verify", **places)
+    blob = next((octzoo.home / "hf").rglob(CONFIG)).resolve()
+    blob.write_text(blob.read_text() + " ")  # nothing but the Hub's own hash notices
+    done = octzoo("verify", FULL_NAME, **places)
     assert done.code == 1
     assert "1 of 3 damaged" in done.error
     assert [place.split()[0] for place, said in rows(done).items() if said != "good"] == ["Hub's"]
-    assert f"{WEIGHTS} is damaged" in done.out
+    assert f"{CONFIG} is damaged" in done.out
     shutil.rmtree(octzoo.home / "hf/hub")
 
 
@@ -613,7 +619,7 @@ DAMAGES = {
 def test_a_damaged_folder_is_named(octzoo, folder, what):
     spoil, text = DAMAGES[what]
     spoil(folder)
-    done = octzoo("verify", OCTZOO_CHECKPOINTS=str(folder.parent))
+    done = octzoo("verify", FULL_NAME, OCTZOO_CHECKPOINTS=str(folder.parent))
     assert done.code == 1, done
     assert text in rows(done)[f"{'local':<12} {FULL_NAME}"]
     assert "1 of 1 damaged" in done.error
@@ -624,7 +630,7 @@ def test_a_wrong_alpha_that_no_checksum_notices_gives_another_answer(octzoo, fol
     for old, new in [('"alpha": 0.125', '"alpha": 0.25'), ("_a0.125", "_a0.25"), ('"125.test"', '"25.test"')]:
         rewrite(folder / CONFIG, old, new)
     folder = folder.rename(folder.with_name("oct_cifar_resnet20_a0.25.test"))
-    done = octzoo("verify", OCTZOO_CHECKPOINTS=str(folder.parent))
+    done = octzoo("verify", folder.name, OCTZOO_CHECKPOINTS=str(folder.parent))
     assert done.code == 1, done
     assert "its answer to the golden picture is off by" in done.out
 
