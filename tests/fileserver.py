@@ -1,7 +1,6 @@
 """A server on the loopback address that serves files, resumes them, and misbehaves as told."""
 
 import hashlib
-import json
 import threading
 import time
 from contextlib import contextmanager
@@ -60,17 +59,19 @@ def flipped(content, where):
 
 
 class FileServer(LoopbackServer):
-    """Serves ``files`` (path -> bytes) with Range, and of the Hub what a download of ``hub`` (id -> bytes) asks for.
+    """Serves ``files`` (path -> bytes) with Range.
 
     ``faults`` are taken one a GET of a file, in order: an int is a status to answer with, ("drop", n) breaks the
     connection after n bytes, ("flip", n) inverts byte n, "no range" ignores Range, "other range" sends another part,
     None is a good answer. A file has an ETag, which If-Range is held to. ``silent`` never answers anything.
-    ``requests`` are (method, path, Range).
+    ``requests`` are (method, path, Range). ``moved`` (path -> URL) are redirects, and ``tokens`` what each request
+    had as its Authorization.
     """
 
-    def __init__(self, files=None, faults=(), hub=None, silent=False):
+    def __init__(self, files=None, faults=(), silent=False, moved=None):
         super().__init__(Handler, silent)
-        self.files, self.faults, self.hub = files or {}, list(faults), hub or {}
+        self.files, self.faults, self.moved = files or {}, list(faults), moved or {}
+        self.tokens = []
 
     def gets(self, path):
         return [r for r in self.requests if r[:2] == ("GET", path)]
@@ -83,17 +84,11 @@ class Handler(LoopbackHandler):
     def do_GET(self):
         server, path = self.server, self.path.split("?")[0]
         server.requests.append((self.command, path, self.headers.get("Range")))
+        server.tokens.append(self.headers.get("Authorization"))
         self.wait_if_silent()
+        if path in server.moved:
+            return self.answer(307, b"", {"Location": server.moved[path]})
         content, headers = server.files.get(path), {}
-        for repo, body in server.hub.items():
-            sha = hashlib.sha256(body).hexdigest()
-            if path == f"/api/models/{repo}":
-                lfs = {"sha256": sha, "size": len(body), "pointerSize": 134}
-                sibling = {"rfilename": "model.safetensors", "size": len(body), "blobId": "0" * 40, "lfs": lfs}
-                return self.answer(200, json.dumps({"id": repo, "sha": "c" * 40, "siblings": [sibling]}).encode())
-            if path.startswith(f"/{repo}/resolve/") and path.endswith("/model.safetensors"):
-                content = body
-                headers = {"X-Repo-Commit": "c" * 40, "X-Linked-Etag": f'"{sha}"', "X-Linked-Size": str(len(body))}
         if content is None:
             headers = {"X-Error-Code": "RepoNotFound"} if path.startswith("/api/") or "/resolve/" in path else {}
             return self.answer(404, b"", headers)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -128,7 +129,6 @@ def pull(repo: str, folder: Path, revision: str | None = None, sha256: str | Non
     _check_layout(remote)
     if sha256 not in (None, remote.files[MODEL].checksum):
         raise UserError(f"{repo}: {MODEL} there is not the published one (its SHA-256 is another)")
-    draft = folder.with_name(f"{folder.name}.tmp-pull")
     lock = folder.with_name(f"{folder.name}.pull.lock")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -138,24 +138,30 @@ def pull(repo: str, folder: Path, revision: str | None = None, sha256: str | Non
     with WeakFileLock(lock):
         if folder.exists():  # by another process, meanwhile
             open_folder(folder)
-            return remote
-        draft.mkdir(exist_ok=True)
-        wanted = [name for name in FILES if name in remote.files]
-        for name in wanted:
-            _fetch(remote, name, draft / name)
-        for other in set(draft.iterdir()) - {draft / name for name in wanted}:
-            other.unlink()  # what an interrupted call left of another commit
-        try:
-            _check_name(open_folder(draft), repo)
-        except UserError as problem:
-            shutil.rmtree(draft)
-            raise UserError(f"{repo}: {str(problem).replace(str(draft), repo)}") from problem
-        for name in wanted:
-            sync(draft / name)
-        draft.rename(folder)
+        else:
+            _pull(remote, folder)
     with suppress(OSError):  # another process may hold it; it finds the folder
         lock.unlink(missing_ok=True)
     return remote
+
+
+def _pull(remote: Remote, folder: Path) -> None:
+    """The folder, made in a place beside it that an interrupted call leaves to the next."""
+    draft = folder.with_name(f"{folder.name}.tmp-pull")
+    draft.mkdir(exist_ok=True)
+    wanted = [name for name in FILES if name in remote.files]
+    for name in wanted:
+        _fetch(remote, name, draft / name)
+    for other in set(draft.iterdir()) - {draft / name for name in wanted}:
+        other.unlink()  # what an interrupted call left of another commit
+    try:
+        _check_name(open_folder(draft), remote.repo)
+    except UserError as problem:
+        shutil.rmtree(draft)
+        raise UserError(f"{remote.repo}: {str(problem).replace(str(draft), remote.repo)}") from problem
+    for name in wanted:
+        sync(draft / name)
+    draft.rename(folder)
 
 
 def publish(
@@ -318,6 +324,8 @@ def _upload(repo: str, contents: dict[str, Content]) -> Remote:
         try:
             HfApi().create_commit(repo, operations, commit_message=message, parent_commit=remote.commit)
         except Exception as problem:
+            if problem is not _reason(problem):
+                print(file=sys.stderr)  # behind the bar of the upload that broke off
             if attempt == TRIES - 1 or not _may_pass(problem, conflict=True):
                 _tell(problem, repo)
             time.sleep(attempt + 1)

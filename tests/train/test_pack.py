@@ -113,7 +113,7 @@ def test_verify_finds_it_good_and_a_changed_weight_bad(folder: Path, place: Path
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["runs/0", "--name", "oct_cifar_resnet20_a0.5.mine"], "the run trained oct_cifar_resnet20_a0.25, so it is"),
+        (["runs/0", "--name", "oct_cifar_resnet20_a0.5.mine"], "the run trained oct_cifar_resnet20 at alpha 0.25"),
         (["runs/0", "--name", "../mine"], "'../mine' is not NETWORK_a0.ALPHA.TAG"),
         (["runs/0", "--name", NAME, "--repeats", "runs/0"], "has the same seed"),
         (["nowhere", "--name", NAME], "nowhere is no run folder: it has no config.yaml"),

@@ -84,6 +84,7 @@ def test_gradients_pictures_and_figures_are_those_of_one_process(place: Path, ca
         assert together == pytest.approx(alone, rel=1e-6), kind  # written in single precision
 
 
+@pytest.mark.slow
 def test_sharded_weights_train_save_resume_and_come_out_as_one_file_like_ddps(place: Path) -> None:
     flags = (*SGD, *TWO, "--trainer.max_epochs", "2")
     fit(place, "ddp", *flags, "--trainer.strategy", "ddp")

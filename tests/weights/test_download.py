@@ -195,3 +195,16 @@ def test_no_token_is_sent(tmp_path, monkeypatch):
         fetch(f"{server.url}/w.tar", tmp_path / "w.tar", SHA)
     assert seen
     assert "secret" not in "".join(seen)
+
+
+def test_what_is_for_one_server_follows_a_redirect_within_it_and_to_no_other(tmp_path):
+    """A renamed repository of the Hub is redirected to itself, large files to another server."""
+    secret = {"Authorization": "Bearer s3cret"}
+    with serving({"/elsewhere": BODY}) as other:
+        moved = {"/old": "/new", "/large": f"{other.url}/elsewhere"}
+        with serving({"/new": BODY}, moved=moved) as server:
+            fetch(f"{server.url}/old", tmp_path / "renamed", headers=secret)
+            fetch(f"{server.url}/large", tmp_path / "large", headers=secret)
+    assert server.tokens == ["Bearer s3cret"] * 3
+    assert other.tokens == [None]
+    assert (tmp_path / "renamed").read_bytes() == (tmp_path / "large").read_bytes() == BODY

@@ -45,7 +45,7 @@ def test_all_of_them_are_small_enough_to_come_with_the_package() -> None:
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
 def test_a_folder_is_whole_and_found_by_its_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
-    assert problem_of(Found("local", folder.name, folder)) is None
+    assert problem_of(Found("local", folder.name, folder, folder.name)) is None
     checkpoint, record = open_folder(folder), published(folder.name)
     assert record is not None
     assert (record.model_sha256, record.licence) == (checkpoint.sha256, "apache-2.0")

@@ -15,7 +15,9 @@ import pytest
 from octzoo.errors import UserError
 from octzoo.weights.folder import checked
 from octzoo.weights.records import find
+from tests.clients import contents
 from tests.fileserver import serving
+from tests.hubserver import hub as a_hub
 from tests.released import parameters, write_released
 
 REPOSITORY = Path(__file__).parents[2]
@@ -87,7 +89,7 @@ def test_the_publishers_file_is_converted_once_and_then_taken_from_the_cache(tmp
         assert len(re.findall(rf"{NAME}.fb_in1k: weights from", err)) == 1
         assert f"octzoo.weights.resolve: {NAME}.fb_in1k: weights from the publisher ({SOURCE})" in err
         assert [r[2] for r in publisher.requests] == [None, None, "bytes=4000000-"]
-        assert ("HEAD", f"/octzoo/{NAME}.fb_in1k/resolve/main/model.safetensors", None) in hub.requests
+        assert ("GET", f"/api/models/octzoo/{NAME}.fb_in1k", None) in hub.requests
         asked = len(publisher.requests), len(hub.requests)
         code, out, err = finish(start(tmp_path, f"{NAME}.fb_in1k", hub=hub.url, mirror=publisher.url))
         assert code == 0, err
@@ -106,18 +108,16 @@ def test_two_processes_at_once_download_once(tmp_path, published, total):
         assert len(publisher.requests) == 1
 
 
-def test_the_hub_is_asked_before_the_publisher_and_a_flipped_byte_is_fetched_again(tmp_path, published, total):
-    folder = tmp_path / "made"
-    with serving({f"/{FILE}": published}) as publisher:
-        assert finish(start(folder, NAME, mirror=publisher.url))[0] == 0
-    safetensors = (folder / "torch/hub/octzoo" / f"{NAME}.fb_in1k" / "model.safetensors").read_bytes()
-    with serving(hub={f"octzoo/{NAME}.fb_in1k": safetensors}, faults=[("flip", 5_000_000)]) as hub:
-        code, out, err = finish(start(tmp_path, NAME, hub=hub.url))
+def test_the_hub_is_asked_before_the_publisher_and_a_flipped_byte_is_fetched_again(tmp_path, made, total):
+    with a_hub() as server:
+        server.publish(f"octzoo/{made.name}", contents(made))
+        server.faults = {"GET model.safetensors": [("flip", 5_000_000)]}
+        code, out, err = finish(start(tmp_path, NAME, hub=server.url))
         assert code == 0, err
         assert sum_of(out) == pytest.approx(total, rel=1e-6)
-        assert f"weights from the Hub (octzoo/{NAME}.fb_in1k)" in err
-        assert len(hub.gets(f"/octzoo/{NAME}.fb_in1k/resolve/main/model.safetensors")) == 2
-    code, out, err = finish(start(tmp_path, NAME, HF_HUB_OFFLINE="1"))  # and from then on, from the Hub's own cache
+        assert f"weights from the Hub (octzoo/{made.name})" in err
+        assert len([r for r in server.asked("GET resolve") if r.path.endswith("/model.safetensors")]) == 2
+    code, out, err = finish(start(tmp_path, NAME, HF_HUB_OFFLINE="1"))  # and from then on, from our cache
     assert (code, sum_of(out)) == (0, pytest.approx(total, rel=1e-6)), err
 
 
@@ -137,14 +137,15 @@ def test_all_missing_is_one_error_that_says_what_was_tried_and_how_to_go_on(tmp_
     assert code == 1
     assert re.match(
         rf".*WeightsNotFoundError: {NAME}.fb_in1k: no weights found. By hand: .*, then `octzoo import FILE --name "
-        rf"{NAME}.fb_in1k --out DIR` and set OCTZOO_CHECKPOINTS=DIR. Tried the folder .*: no {NAME}.fb_in1k there; the "
-        rf"cache .*: no {NAME}.fb_in1k there; the Hub \(octzoo/{NAME}.fb_in1k\): .*refused; the publisher "
+        rf"{NAME}.fb_in1k --out DIR`, and set OCTZOO_CHECKPOINTS=DIR. Tried the folder .*: no {NAME}.fb_in1k there; "
+        rf"the cache .*: no {NAME}.fb_in1k there; the Hub's cache: none there; "
+        rf"the Hub \(octzoo/{NAME}.fb_in1k\): .*refused; the publisher "
         rf"\({SOURCE}\): http://127.0.0.1:9/{FILE}: .*refused.*$",
         last,
     ), last
     code, _out, err = finish(start(tmp_path, NAME, HF_HUB_OFFLINE="1"))
     assert code == 1
-    assert "its cache has none, and HF_HUB_OFFLINE is set; the publisher" in err.strip().splitlines()[-1]
+    assert f"the Hub (octzoo/{NAME}.fb_in1k): HF_HUB_OFFLINE is set; the publisher" in err.strip().splitlines()[-1]
 
 
 @pytest.mark.slow
@@ -237,7 +238,7 @@ CHANGES = {
     "flipped byte": ("model.safetensors", flip, r"model.safetensors is damaged: its SHA-256 is not that in"),
     "cut off": ("model.safetensors", cut_off, r"is damaged \(SafetensorError"),
     "no config": ("config.json", Path.unlink, r"is damaged \(FileNotFoundError"),
-    "another alpha": ("config.json", lambda p: rewrite(p, '"alpha": 0.375', '"alpha": 0.5'), r"alpha 0.5: its name is"),
+    "another alpha": ("config.json", lambda p: rewrite(p, '"alpha": 0.375', '"alpha": 0.5'), r"does not say one alpha"),
     "another tag": ("config.json", lambda p: rewrite(p, "375.fb_in1k", "375.mine"), rf"holds {NAME}.mine, alpha 0.375"),
 }
 
@@ -268,15 +269,23 @@ def test_a_damaged_cache_is_made_anew_and_a_users_folder_is_left_alone(tmp_path,
     assert (users / "model.safetensors").read_bytes() == before
 
 
-def test_a_damaged_file_in_the_hubs_cache_is_fetched_again(tmp_path, made, total):
-    body = (made / "model.safetensors").read_bytes()
-    with serving(hub={f"octzoo/{NAME}.fb_in1k": body}) as hub:
-        assert finish(start(tmp_path, NAME, hub=hub.url))[0] == 0
-        blob = next((tmp_path / "hf/hub").rglob("model.safetensors")).resolve()
-        flip(blob)
-        code, out, err = finish(start(tmp_path, NAME, hub=hub.url))
+def test_what_other_tools_fetched_is_taken_and_where_it_is_damaged_fetched_again(tmp_path, made, total):
+    repo = f"octzoo/{made.name}"
+    with a_hub() as server:
+        server.publish(repo, contents(made))
+        fetch = f"import huggingface_hub as h; print(h.hf_hub_download({repo!r}, 'model.safetensors'))"
+        code, out, err = finish(start(tmp_path, hub=server.url, code=fetch))
+        assert code == 0, err
+        code, out, err = finish(start(tmp_path, NAME, hub=server.url))
+        assert (code, sum_of(out)) == (0, pytest.approx(total, rel=1e-6)), err
+        assert "weights from the Hub's cache" in err
+        flip(next((tmp_path / "hf/hub").rglob("model.safetensors")).resolve())
+        code, out, err = finish(start(tmp_path, NAME, HF_HUB_OFFLINE="1"))
+        assert code == 1
+        assert "the Hub's cache: damaged, or not what was published" in err
+        code, out, err = finish(start(tmp_path, NAME, hub=server.url))
     assert (code, sum_of(out)) == (0, pytest.approx(total, rel=1e-6)), err
-    assert blob.read_bytes() == body
+    assert f"weights from the Hub ({repo})" in err
 
 
 @pytest.mark.parametrize(
