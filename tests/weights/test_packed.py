@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import timm
 import yaml
 
 import octzoo  # noqa: F401 (registers the names)
+from octzoo.weights import records
 from octzoo.weights.folder import FILES, MODEL, open_folder
 from octzoo.weights.golden import GOLDEN
 from octzoo.weights.records import OURS, packed_folder, published
@@ -66,6 +68,17 @@ def test_figures_are_those_of_a_whole_run_and_name_no_path_of_a_machine(folder: 
     for path in folder.iterdir():
         if path.name != MODEL:
             assert not {"/work", "/tmp", "/root", "/home"} & {f"/{word}" for word in path.read_text().split("/")}, path
+
+
+def test_a_damaged_folder_is_named_and_costs_that_one_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for folder in FOLDERS[:2]:
+        shutil.copytree(folder, tmp_path / folder.name)
+    (tmp_path / FOLDERS[0].name / "metrics.json").unlink()
+    monkeypatch.setattr(records, "packed_folder", lambda: tmp_path)
+    assert [record.full_name for record in records._ours()] == [FOLDERS[1].name]
+    assert f"{tmp_path / FOLDERS[0].name} is damaged, and left out" in caplog.text
 
 
 def test_a_wheel_installed_elsewhere_has_them_without_a_network(tmp_path: Path) -> None:
