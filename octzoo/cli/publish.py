@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
 
 def publish_all(folders: list[Path], org: str, private: bool, tag: str | None, dry_run: bool) -> None:
     """Publishes one folder after the other, all of them checked first."""
-    from octzoo.weights.hub import check_folder, publish
+    from octzoo.weights.publish import check_folder, publish
 
     for folder in folders:
         check_folder(folder, org)

@@ -1,6 +1,6 @@
-"""Checkpoint folders on the Hugging Face Hub: what is there, fetching a folder, publishing one.
+"""Checkpoint folders on the Hugging Face Hub: what is there, and fetching one.
 
-Every file is held to its hash, both ways. What asks the Hub is huggingface_hub; files come by ``download.fetch``, since
+Every file is held to its hash. What asks the Hub is huggingface_hub; files come by ``download.fetch``, since
 hf_hub_download notices no wrong byte, tries no failed body again, and can wait for minutes on a silent server.
 """
 
@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import errno
 import shutil
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from json import JSONDecodeError
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
-from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, constants, get_token, hf_hub_url
+from huggingface_hub import HfApi, constants, get_token, hf_hub_url
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -26,33 +24,25 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import WeakFileLock, build_hf_headers, get_session
+from huggingface_hub.utils import WeakFileLock, build_hf_headers
 
 from octzoo.errors import RunError, UserError
-from octzoo.weights.card import with_repo
 from octzoo.weights.download import fetch, hash_like
 from octzoo.weights.folder import (
-    CARD,
     CONFIG,
     FILES,
     MODEL,
-    PICKLES,
     Checkpoint,
     check_new,
     open_folder,
     pickles_instead,
-    replace_file,
     sync,
 )
-from octzoo.weights.names import check_owner, check_revision
 
 TIMEOUT = 5.0  # seconds, for a question
-PATIENCE = 20.0  # seconds, for what the Hub may have to think about: a new repository, a commit
 TRIES = 3
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 T = TypeVar("T")
-Content = Path | bytes  # of a file to upload
-SHA256 = 64 * "0"  # a hash of this kind
 
 
 class HubError(RunError):
@@ -92,7 +82,7 @@ def look(repo: str, revision: str | None = None) -> Remote:
         AbsentError: there is no such repository for whoever asks.
         HubError: the Hub cannot be reached, refuses, or has no such revision.
     """
-    info = _again(repo, lambda: HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=TIMEOUT))
+    info = again(repo, lambda: HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=TIMEOUT))
     files = {}
     for entry in info.siblings or []:
         checksum = entry.lfs.sha256 if entry.lfs else entry.blob_id
@@ -151,133 +141,17 @@ def _pull(remote: Remote, folder: Path) -> None:
     draft.mkdir(exist_ok=True)
     wanted = [name for name in FILES if name in remote.files]
     for name in wanted:
-        _fetch(remote, name, draft / name)
+        fetch_file(remote, name, draft / name)
     for other in set(draft.iterdir()) - {draft / name for name in wanted}:
         other.unlink()  # what an interrupted call left of another commit
     try:
-        _check_name(open_folder(draft), remote.repo)
+        check_name(open_folder(draft), remote.repo)
     except UserError as problem:
         shutil.rmtree(draft)
         raise UserError(f"{remote.repo}: {str(problem).replace(str(draft), remote.repo)}") from problem
     for name in wanted:
         sync(draft / name)
     draft.rename(folder)
-
-
-def publish(
-    folder: Path,
-    owner: str,
-    private: bool = False,
-    tag: str | None = None,
-    dry_run: bool = False,
-    say: Callable[[str], None] = print,
-) -> str:
-    """Put a checkpoint folder on the Hub: create, upload what differs in one commit, tag, read all of it back.
-
-    Each step looks what is there first, so that a second call uploads nothing and finishes an interrupted one. In the
-    folder's own card, and only there, the snippet gets the repository's name.
-
-    Args:
-        folder: named NAME.TAG.
-        owner: the user or organisation.
-        private: of a new repository; one that exists stays as it is.
-        tag: for this state.
-        dry_run: look and tell, write nothing.
-        say: takes one line for the user.
-
-    Returns:
-        The commit that holds the folder; of a dry run the present one, or "".
-
-    Raises:
-        HubError: the Hub cannot be reached, or refuses.
-        UserError: the folder is damaged or holds pickles; the tag exists at another state.
-    """
-    repo, contents = check_folder(folder, owner)
-    for name in others_of(folder):
-        say(f"{folder.name}: not part of a checkpoint folder, and not uploaded: {name}")
-    with _patience():
-        return _publish(folder, repo, contents, private, tag, dry_run, say)
-
-
-def check_folder(folder: Path, owner: str) -> tuple[str, dict[str, Content]]:
-    """(The repository's name, what is uploaded) of a folder that can be published, else UserError. Asks no server."""
-    found = open_folder(folder)
-    repo = f"{check_owner(owner)}/{folder.resolve().name}"
-    _check_name(found, repo)
-    return repo, _contents(folder, repo)
-
-
-def others_of(folder: Path) -> list[str]:
-    """What lies in a folder and is no part of it."""
-    return sorted(path.name for path in folder.iterdir() if path.name not in FILES)
-
-
-def _publish(
-    folder: Path,
-    repo: str,
-    contents: dict[str, Content],
-    private: bool,
-    tag: str | None,
-    dry_run: bool,
-    say: Callable[[str], None],
-) -> str:
-    remote = _look_if_there(repo)
-    if private and remote and not remote.private:
-        raise UserError(f"{repo} is there already and public: leave --private out, or make it private on its page")
-    changed = _changed(contents, remote)
-    tagged = _tagged(remote, tag) if tag else None
-    if tagged and (changed or not remote or tagged != remote.commit):
-        raise UserError(f"{repo} has a tag {tag} already, of another state: choose another")
-    card = contents[CARD]
-    assert isinstance(card, bytes)
-    if CARD in changed:  # before a repository is made for nothing
-        _again(repo, lambda: ModelCard(card.decode(), ignore_metadata_errors=False).validate())
-    if dry_run:
-        deeds = ["create it"] * (remote is None) + [_deed("upload", changed, contents)]
-        deeds += [f"tag it {tag}"] * bool(tag and not tagged)
-        say(f"{repo}: would {', '.join(deeds)}")
-        return remote.commit if remote else ""
-    if card != (folder / CARD).read_bytes():
-        replace_file(folder / CARD, card)
-    if remote is None:
-        _again(repo, lambda: HfApi().create_repo(repo, private=private, exist_ok=True))
-    remote = _upload(repo, contents)
-    if tag and not tagged:
-        at = remote.commit
-        _again(repo, lambda: HfApi().create_tag(repo, tag=tag, revision=at, exist_ok=True))
-    with tempfile.TemporaryDirectory() as place:
-        for name, content in contents.items():
-            _fetch(remote, name, Path(place) / name, hash_like(SHA256, content))
-    say(f"{repo}: {_deed('uploaded', changed, contents)}; all {len(contents)} files read back and as they are here")
-    return remote.commit
-
-
-# ---- a folder's contents -------------------------------------------------------------------------------------------
-
-
-def _contents(folder: Path, repo: str) -> dict[str, Content]:
-    """What is uploaded of a folder, the card with the repository's name in it."""
-    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
-    if pickles:
-        raise UserError(
-            f"{folder} holds {', '.join(pickles)}, which can run code: only {MODEL} is published, remove it"
-        )
-    contents: dict[str, Content] = {name: folder / name for name in FILES if (folder / name).is_file()}
-    if CARD not in contents:
-        raise UserError(f"{folder} has no {CARD}, the model card")
-    return {**contents, CARD: with_repo((folder / CARD).read_text(encoding="utf-8"), repo).encode()}
-
-
-def _changed(contents: dict[str, Content], remote: Remote | None) -> list[str]:
-    """Which files the repository does not have as they are here."""
-    there = remote.files if remote else {}
-    return [n for n, c in contents.items() if n not in there or hash_like(there[n].checksum, c) != there[n].checksum]
-
-
-def _deed(verb: str, changed: list[str], contents: dict[str, Content]) -> str:
-    sizes = {n: c.stat().st_size if isinstance(c, Path) else len(c) for n, c in contents.items()}
-    files = ", ".join(f"{name} ({sizes[name]:,} bytes)" for name in changed)
-    return f"{verb} {files}" if changed else "nothing to upload"
 
 
 def _check_layout(remote: Remote) -> None:
@@ -288,7 +162,8 @@ def _check_layout(remote: Remote) -> None:
             raise UserError(text)
 
 
-def _check_name(found: Checkpoint, repo: str) -> None:
+def check_name(found: Checkpoint, repo: str) -> None:
+    """UserError unless a folder holds what the repository's name says."""
     if found.full_name != repo.split("/")[1]:
         raise UserError(f"{found.folder} holds {found.full_name}, which is not what {repo} says")
 
@@ -296,47 +171,8 @@ def _check_name(found: Checkpoint, repo: str) -> None:
 # ---- asking the Hub ------------------------------------------------------------------------------------------------
 
 
-def _look_if_there(repo: str) -> Remote | None:
-    try:
-        return look(repo)
-    except AbsentError:
-        return None
-
-
-def _tagged(remote: Remote | None, tag: str) -> str | None:
-    """The commit that a tag is at."""
-    check_revision(tag)
-    if remote is None:
-        return None
-    refs = _again(remote.repo, lambda: HfApi().list_repo_refs(remote.repo))
-    return next((ref.target_commit for ref in refs.tags if ref.name == tag), None)
-
-
-def _upload(repo: str, contents: dict[str, Content]) -> Remote:
-    """Commit what differs until nothing does: the answer to a commit that was made can be lost."""
-    for attempt in range(TRIES):
-        remote = look(repo)
-        changed = _changed(contents, remote)
-        if not changed:
-            return remote
-        operations = [CommitOperationAdd(name, contents[name]) for name in changed]
-        message = f"octzoo publish: {', '.join(changed)}"
-        try:
-            HfApi().create_commit(repo, operations, commit_message=message, parent_commit=remote.commit)
-        except Exception as problem:
-            if problem is not _reason(problem):
-                print(file=sys.stderr)  # behind the bar of the upload that broke off
-            if attempt == TRIES - 1 or not _may_pass(problem, conflict=True):
-                _tell(problem, repo)
-            time.sleep(attempt + 1)
-    remote = look(repo)
-    if changed := _changed(contents, remote):
-        raise HubError(f"{repo}: {', '.join(changed)} is not there as uploaded; run the same command again")
-    return remote
-
-
-def _fetch(remote: Remote, name: str, target: Path, sha256: str | None = None) -> None:
-    """One file at that commit. The token goes to the Hub itself, and not where it redirects to."""
+def fetch_file(remote: Remote, name: str, target: Path, sha256: str | None = None) -> None:
+    """One file at that commit. The token goes to the Hub itself, and to no other server that it redirects to."""
     file = remote.files[name]
     url = hf_hub_url(remote.repo, name, revision=remote.commit)
     headers = build_hf_headers(library_name="octzoo")
@@ -348,39 +184,28 @@ def _fetch(remote: Remote, name: str, target: Path, sha256: str | None = None) -
         raise HubError(_clean(str(problem))) from problem
 
 
-@contextmanager
-def _patience() -> Iterator[None]:
-    """Gives up on a silent Hub: huggingface_hub's own client waits for ever."""
-    session = get_session()
-    before, session.timeout = session.timeout, PATIENCE
-    try:
-        yield
-    finally:
-        session.timeout = before
-
-
-def _again(repo: str, call: Callable[[], T]) -> T:
+def again(repo: str, call: Callable[[], T]) -> T:
     """``call``, tried again after what may pass; else HubError."""
     for attempt in range(TRIES):
         try:
             return call()
         except Exception as problem:
-            if attempt == TRIES - 1 or not _may_pass(problem):
-                _tell(problem, repo)
+            if attempt == TRIES - 1 or not may_pass(problem):
+                tell(problem, repo)
             time.sleep(attempt + 1)
     raise AssertionError("unreachable")
 
 
-def _may_pass(problem: Exception, conflict: bool = False) -> bool:
+def may_pass(problem: Exception, conflict: bool = False) -> bool:
     """Whether to try again: a server's own trouble or a broken connection, not silence; with ``conflict`` that too."""
-    problem = _reason(problem)
+    problem = reason_of(problem)
     if isinstance(problem, HfHubHTTPError):
         status = problem.response.status_code
         return status >= 500 or status in (408, 429) or (conflict and status == 412)
     return _is_connection(problem) and "timeout" not in type(problem).__name__.lower()
 
 
-def _reason(problem: Exception) -> Exception:
+def reason_of(problem: Exception) -> Exception:
     """What is behind the RuntimeError that huggingface_hub makes of a failed upload."""
     cause = problem.__cause__
     return cause if isinstance(problem, RuntimeError) and isinstance(cause, Exception) else problem
@@ -391,7 +216,7 @@ def _is_connection(problem: Exception) -> bool:
     return type(problem).__module__.split(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2", "requests")
 
 
-def _tell(problem: Exception, repo: str) -> NoReturn:
+def tell(problem: Exception, repo: str) -> NoReturn:
     """Raise what a failed call means, in one line; an error of the disk or of ours stays what it is."""
     told = _meaning(problem, repo)
     if told is None:
@@ -400,7 +225,7 @@ def _tell(problem: Exception, repo: str) -> NoReturn:
 
 
 def _meaning(problem: Exception, repo: str) -> HubError | None:
-    problem = _reason(problem)
+    problem = reason_of(problem)
     if isinstance(problem, OfflineModeIsEnabled):
         return HubError(f"{repo}: HF_HUB_OFFLINE is set, so the Hub is not asked")
     if isinstance(problem, GatedRepoError):
