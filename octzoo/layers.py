@@ -6,6 +6,7 @@ but a convolution of stride 2 pools its input first, as the authors' do, unless 
 
 from __future__ import annotations
 
+import weakref
 from typing import Any, cast
 
 import torch
@@ -47,6 +48,9 @@ from octzoo.norms import (
     per_part,
 )
 from octzoo.octave import Octave, octave_conv2d, split_channels
+
+# Octave convolution -> the network that surgery made it part of; not inside the modules, for it is no part of their state.
+NETWORK_OF: weakref.WeakKeyDictionary[nn.Module, weakref.ref[nn.Module]] = weakref.WeakKeyDictionary()
 
 
 @register_notrace_module
@@ -130,6 +134,16 @@ class OctConv2d(nn.Conv2d):
             )
         except OctaveError as error:
             raise self._located(error) from None
+
+    def fuse(self) -> nn.Module:
+        """What stands in this layer's place once its network is fused; ``timm.utils.reparameterize_model`` asks for it.
+
+        Inside a network made by surgery the whole network is fused with the first layer that is asked. Elsewhere the
+        layer stays.
+        """
+        home = NETWORK_OF.get(self)
+        network = home() if home else None
+        return cast(Any, network).fuse().get_submodule(self.name) if network is not None else self
 
     def _located(self, error: OctaveError) -> OctaveError:
         return OctaveError(f"{self.name or self}: {error}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -213,53 +213,116 @@ def octave_conv2d(
     """
     geometry = Geometry(pair(weight.shape[-2:]), pair(stride), padding, pair(dilation), padding_mode)
     _check(geometry, x, weight, groups, low_out, stride_mode)
-    depthwise = groups == x.shape[1] > 1
-    if depthwise:  # a channel stays where it is, unless the output is split elsewhere
+    if groups == x.shape[1] > 1:  # depthwise: a channel stays where it is, unless the output is split elsewhere
         x = resplit(x, low_out * groups // weight.shape[0])
-        h2l = l2h = False
-    high, low = (x.high, x.low) if isinstance(x, Octave) else (x, None)
-    high_out = weight.shape[0] - low_out
-    pooled = geometry.stride == (2, 2) and stride_mode == "pool"
-    strided = geometry.stride == (2, 2) and stride_mode == "conv"
+    paths = cut_weight(weight, bias, x.shape[1] - low_channels(x), x.shape[1], low_out, h2l, l2h, geometry.stride)
+    return convolve(x, paths, geometry, stride_mode)
+
+
+class Path(NamedTuple):
+    """A block of the weight; the first path into an output brings the bias."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+class Paths(NamedTuple):
+    """The paths of a convolution; None for one that is not there.
+
+    ``l2b`` stands for ``l2h`` and ``l2l``: one convolution of the low part, whose first outputs are the high ones.
+    """
+
+    h2h: Path | None
+    h2l: Path | None
+    l2h: Path | None
+    l2l: Path | None
+    l2b: Path | None
+    high_out: int
+
+
+def cut_weight(
+    weight: Tensor,
+    bias: Tensor | None,
+    high_in: int,
+    channels: int,
+    low_out: int,
+    h2l: bool = True,
+    l2h: bool = True,
+    stride: Size2 = (1, 1),
+) -> Paths:
+    """The paths of ``weight`` for an input of ``channels``, the first ``high_in`` of them high; views of it."""
+    groups, high_out = channels // weight.shape[1], weight.shape[0] - low_out
+    depthwise = groups == channels > 1
+    to_high, to_low = slice(0, high_out), slice(high_out, None)
+    n = high_in // groups
+    from_high, from_low = (slice(0, n), slice(n, None)) if not depthwise else (slice(None), slice(None))
+    low_in, exchange = channels - high_in, not depthwise
+
+    def path(there: Any, rows: slice, columns: slice, first: bool) -> Path | None:
+        return Path(weight[rows, columns], bias[rows] if bias is not None and first else None) if there else None
+
+    hh = path(high_in and high_out, to_high, from_high, True)
+    hl = path(high_in and low_out and h2l and exchange, to_low, from_high, True)
+    lh = path(low_in and high_out and l2h and exchange, to_high, from_low, hh is None)
+    ll = path(low_in and low_out, to_low, from_low, hl is None)
+    for part, empty in (("high", high_out and not (hh or lh)), ("low", low_out and not (hl or ll))):
+        if empty:
+            raise OctaveError(f"nothing reaches the {part} output: an exchange path is off")
+    if hh and hl and lh and ll and groups == 1 and stride == (1, 1):  # groups have rows in both outputs
+        return Paths(hh, hl, None, None, path(True, slice(None), from_low, False), high_out)
+    return Paths(hh, hl, lh, ll, None, high_out)
+
+
+def convolve(x: Tensor | Octave, paths: Paths, geometry: Geometry, stride_mode: StrideMode) -> Tensor | Octave:
+    """``octave_conv2d`` behind its checks, of a weight that is cut already."""
+    high, low = (x.high, x.low) if isinstance(x, Octave) else (x, x)
     size = geometry.out_size(high.shape[-2:])
     half = ((size[0] + 1) // 2, (size[1] + 1) // 2)
+    pooled = geometry.stride == (2, 2) and stride_mode == "pool"
+    strided = geometry.stride == (2, 2) and stride_mode == "conv"
     if pooled:
         geometry = replace(geometry, stride=(1, 1))
+        high = pool(high) if high.shape[1] else high
 
-    # The paths into each part: what it convolves, and with which columns of the weight.
-    split = weight.shape[1] if depthwise else high.shape[1] // groups
-    from_high, from_low = slice(0, split), slice(0 if depthwise else split, None)
-    to_high, to_low = [], []
-    if high.shape[1]:
-        high = pool(high) if pooled else high
-        if high_out:
-            to_high.append((high, from_high))
-        if low_out and h2l:
-            to_low.append((pool(high), from_high))
-    if low is not None:
-        if high_out and l2h:  # at stride 2 the old low part is as large as the new high one
-            to_high.append((upsample(low, high.shape[-2:]) if strided else low, from_low))
-        if low_out:
-            to_low.append((pool(low) if pooled else low, from_low))
+    def conv(part: Tensor, path: Path, size: Size2) -> Tensor:
+        part = geometry.reach(part, size) if strided else part
+        return geometry.conv(part, path.weight, path.bias, part.shape[1] // path.weight.shape[1])
 
-    def total(paths: list[tuple[Tensor, slice]], rows: slice, size: Size2) -> Tensor:
-        if not paths:
-            raise OctaveError(f"nothing reaches the {'low' if rows.start else 'high'} output: an exchange path is off")
-        y: Tensor | None = None
-        for part, columns in paths:
-            b = bias[rows] if bias is not None and y is None else None
-            part = geometry.reach(part, size) if strided else part
-            z = geometry.conv(part, weight[rows, columns], b, part.shape[1] if depthwise else groups)
-            z = z if z.shape[-2:] == size else upsample(z, size)
-            y = z if y is None else y + z
-        assert y is not None
-        return y
+    to_high = [conv(high, paths.h2h, size)] if paths.h2h else []
+    to_low = [conv(pool(high), paths.h2l, half)] if paths.h2l else []
+    if paths.l2b:
+        z = conv(low, paths.l2b, half)
+        z_high, z_low = z.split([paths.high_out, z.shape[1] - paths.high_out], 1)
+        to_high.append(z_high)
+        to_low.append(z_low)
+    if paths.l2h:  # at stride 2 the old low part is as large as the new high one
+        to_high.append(conv(upsample(low, high.shape[-2:]) if strided else low, paths.l2h, size))
+    if paths.l2l:
+        to_low.append(conv(pool(low) if pooled else low, paths.l2l, half))
+    y_high = total(to_high, size)
+    if y_high is None:
+        y_high = to_low[0].new_empty((x.shape[0], 0, *size))
+    return Octave(y_high, y_low) if (y_low := total(to_low, half)) is not None else y_high
 
-    y_low = total(to_low, slice(high_out, None), half) if low_out else None
-    if y_low is None:
-        return total(to_high, slice(0, high_out), size)
-    empty = y_low.new_empty((x.shape[0], 0, *size))
-    return Octave(total(to_high, slice(0, high_out), size) if high_out else empty, y_low)
+
+def total(terms: list[Tensor], size: Size2) -> Tensor | None:
+    """The sum of what reaches one output, in the memory of the first term; the last one may have half the ``size``."""
+    if not terms:
+        return None
+    y = terms[0] if terms[0].shape[-2:] == size else upsample(terms[0], size)
+    for z in terms[1:]:
+        y = y.add_(z) if z.shape[-2:] == size else add_upsampled_(y, z)
+    return y
+
+
+def add_upsampled_(y: Tensor, z: Tensor) -> Tensor:
+    """``y`` [B, n, H, W] with ``upsample(z)`` added, in place."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():  # where the larger map is planned or fused away
+        return y.add_(upsample(z, y.shape[-2:]))
+    for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        part = y[..., i::2, j::2]
+        part.add_(z[..., : part.shape[-2], : part.shape[-1]])
+    return y
 
 
 def _check(g: Geometry, x: Tensor | Octave, weight: Tensor, groups: int, low_out: int, stride_mode: str) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
+import weakref
 from typing import Any, TypeVar, cast
 
 import torch
 from timm.layers import Conv2dSame, use_reentrant_ckpt
 from torch import Tensor, nn
 
+from octzoo.fused import fuse_
 from octzoo.geometry import OctaveError, pair
-from octzoo.layers import OCTAVE_OF, OctConv2d, octave_form
+from octzoo.layers import NETWORK_OF, OCTAVE_OF, OctConv2d, octave_form
 from octzoo.octave import Octave, merge
 from octzoo.plan import Plan, Row, default_plan, find_row, picture_channels, picture_size, read_plan, trial_octaves
 
@@ -50,6 +52,7 @@ def octavize(model: M, alpha: float, plan: Plan | None = None, input_size: tuple
         network = cast(OctaveNetwork, model)
         network.octave_plan = rows
         network.octave_layers = tuple(n for n, m in model.named_modules() if type(m) in OCTAVE_OF.values())
+        network.own_layers()
         return set_alpha(model, alpha)
     except BaseException:
         for module, plain, attributes in before:
@@ -67,6 +70,8 @@ def set_alpha(model: M, alpha: float) -> M:
     """
     if not isinstance(model, OctaveNetwork):
         raise OctaveError(f"{type(model).__name__} is not an octave network: octavize(model, alpha) makes it one")
+    if model.octave_fused:
+        raise OctaveError(f"{type(model).__name__} is fused: set_alpha needs the network that it was made from")
     layers = [(n, m) for n, m in model.named_modules() if isinstance(m, OctConv2d)]
     before = [(layer, layer.alpha) for _, layer in layers]
     try:
@@ -138,6 +143,19 @@ class OctaveNetwork(nn.Module):
     octave_plan: tuple[Row, ...]
     octave_layers: tuple[str, ...]  # the leaves that surgery made octave layers
     octave_alpha: float
+    octave_fused: bool = False
+
+    def fuse(self) -> OctaveNetwork:
+        """Make this network one for inference, in place (``octzoo.deploy.fuse`` makes a copy); returns it."""
+        return fuse_(self)
+
+    def own_layers(self) -> None:
+        """Tell the convolutions which network they belong to, for timm asks them alone to be fused."""
+        NETWORK_OF.update((m, weakref.ref(self)) for m in self.modules() if isinstance(m, OctConv2d))
+
+    def __setstate__(self, state: Any) -> None:
+        super().__setstate__(state)
+        self.own_layers()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         # The class is made at run time; a pickle names the plain one.

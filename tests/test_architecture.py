@@ -13,7 +13,7 @@ import octzoo
 ROOT = Path(octzoo.__file__).parent
 
 # Each part may import those before it; weights and data know no network, and import octzoo stays clear of training.
-CORE = ["geometry", "octave", "rules", "norms", "blocks", "layers", "plan", "surgery", "channels"]
+CORE = ["geometry", "octave", "rules", "norms", "blocks", "layers", "plan", "fused", "surgery", "channels"]
 TOLD = ["splits", "summary"]  # what can be told of a network
 ALLOWED = {part: {"errors", *CORE[:i]} for i, part in enumerate(CORE)} | {
     "errors": set(),
@@ -23,7 +23,8 @@ ALLOWED = {part: {"errors", *CORE[:i]} for i, part in enumerate(CORE)} | {
     "summary": set(CORE),
     "models": {"errors", *CORE, "splits", "summary", "weights"},
     "train": {"errors", *CORE, "summary", "weights", "models", "data"},
-    "cli": {"errors", *CORE, *TOLD, "weights", "models", "data", "train"},
+    "deploy": {"errors", *CORE, "summary", "weights", "models", "data"},
+    "cli": {"errors", *CORE, *TOLD, "weights", "models", "data", "train", "deploy"},
     "__init__": {*CORE, "models"},
 }
 
