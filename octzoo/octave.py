@@ -1,4 +1,4 @@
-"""Octave convolution on one screen: the value, the split, the two resamplings, the convolution.
+"""Octave convolution on one screen: the value, the split, the convolution. The two resamplings: ``resample.py``.
 
 Chen et al., "Drop an Octave", ICCV 2019, arXiv 1904.05049. Pure functions, no ``nn.Module``.
 
@@ -7,12 +7,11 @@ Shapes: B pictures, C channels of which c are low, H x W the size of the high pa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from octzoo.geometry import (
@@ -25,6 +24,7 @@ from octzoo.geometry import (
     check_groups,
     pair,
 )
+from octzoo.resample import add_upsampled_, conv_pooled, pool, upsample
 
 # Function -> what it means for an Octave; octzoo/rules.py fills it.
 RULES: dict[Callable, Callable] = {}
@@ -103,7 +103,7 @@ torch.serialization.add_safe_globals([Octave])  # a saved torch.export program n
 torch.export.register_dataclass(Octave, serialized_type_name="octzoo.Octave")
 
 
-# ---- the split and the two resamplings -----------------------------------------------------------------------------
+# ---- the split -----------------------------------------------------------------------------------------------------
 
 
 def split_channels(channels: int, alpha: float, multiple: int = 1) -> int:
@@ -114,16 +114,6 @@ def split_channels(channels: int, alpha: float, multiple: int = 1) -> int:
 def low_channels(x: Tensor | Octave) -> int:
     """c, the number of low channels of ``x``; 0 for a tensor."""
     return x.low.shape[1] if isinstance(x, Octave) else 0
-
-
-def pool(x: Tensor) -> Tensor:
-    """2x2 average, [B, n, H, W] -> [B, n, ceil(H/2), ceil(W/2)]; a window over the edge averages what it holds."""
-    return F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
-
-
-def upsample(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Nearest neighbour, [B, n, ceil(H/2), ceil(W/2)] -> [B, n, H, W] with ``size`` = (H, W), odd ones too."""
-    return F.interpolate(x, scale_factor=2, mode="nearest")[..., : size[0], : size[1]]
 
 
 def resplit(x: Tensor | Octave, c: int) -> Tensor | Octave:
@@ -289,7 +279,9 @@ def convolve(x: Tensor | Octave, paths: Paths, geometry: Geometry, stride_mode: 
         return geometry.conv(part, path.weight, path.bias, part.shape[1] // path.weight.shape[1])
 
     to_high = [conv(high, paths.h2h, size)] if paths.h2h else []
-    to_low = [conv(pool(high), paths.h2l, half)] if paths.h2l else []
+    to_low = []
+    if paths.h2l:
+        to_low.append(conv(pool(high), paths.h2l, half) if strided else conv_pooled(high, *paths.h2l, geometry))
     if paths.l2b:
         z = conv(low, paths.l2b, half)
         z_high, z_low = z.split([paths.high_out, z.shape[1] - paths.high_out], 1)
@@ -312,16 +304,6 @@ def total(terms: list[Tensor], size: Size2) -> Tensor | None:
     y = terms[0] if terms[0].shape[-2:] == size else upsample(terms[0], size)
     for z in terms[1:]:
         y = y.add_(z) if z.shape[-2:] == size else add_upsampled_(y, z)
-    return y
-
-
-def add_upsampled_(y: Tensor, z: Tensor) -> Tensor:
-    """``y`` [B, n, H, W] with ``upsample(z)`` added, in place."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():  # where the larger map is planned or fused away
-        return y.add_(upsample(z, y.shape[-2:]))
-    for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        part = y[..., i::2, j::2]
-        part.add_(z[..., : part.shape[-2], : part.shape[-1]])
     return y
 
 
