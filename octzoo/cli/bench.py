@@ -11,6 +11,7 @@ from octzoo.cli.errors import MISTAKE
 # what -> (one line for the help, "module:function"); the function takes the arguments from `what` on
 BENCHES = {
     "data": ("pictures a second and core, against timm's own loader", "octzoo.cli.bench_data:main"),
+    "model": ("how fast networks run, against their peers and the arithmetic", "octzoo.cli.bench_model:main"),
     "loop": ("what `octzoo fit` adds to a step, against a bare PyTorch loop", "octzoo.cli.bench_loop:main"),
 }
 
@@ -18,7 +19,8 @@ BENCHES = {
 def main(arguments: list[str]) -> int:
     """Measures what the first word says; returns the exit code."""
     words = arguments[1:]
-    rows = "\n".join(f"  {what}  {line}" for what, (line, _) in BENCHES.items())
+    width = max(map(len, BENCHES))
+    rows = "\n".join(f"  {what:<{width}}  {line}" for what, (line, _) in BENCHES.items())
     usage = f"usage: octzoo bench WHAT [options]\n\n{rows}\n\nexample:\n  octzoo bench data photos\n"
     if not words or words[0] in ("-h", "--help"):
         print(usage, end="", file=sys.stdout if words else sys.stderr)
