@@ -236,31 +236,30 @@ def cut_weight(
     high_in: int,
     channels: int,
     low_out: int,
-    h2l: bool = True,
-    l2h: bool = True,
+    to_low: bool = True,
+    to_high: bool = True,
     stride: Size2 = (1, 1),
 ) -> Paths:
-    """The paths of ``weight`` for an input of ``channels``, the first ``high_in`` of them high; views of it."""
-    groups, high_out = channels // weight.shape[1], weight.shape[0] - low_out
+    """The paths of ``weight`` for an input of ``channels``, the first ``high_in`` of them high; views of it.
+
+    ``to_low`` and ``to_high``: whether the exchange paths, h2l and l2h, are on.
+    """
+    groups, high_out, low_in = channels // weight.shape[1], weight.shape[0] - low_out, channels - high_in
     depthwise = groups == channels > 1
-    to_high, to_low = slice(0, high_out), slice(high_out, None)
-    n = high_in // groups
-    from_high, from_low = (slice(0, n), slice(n, None)) if not depthwise else (slice(None), slice(None))
-    low_in, exchange = channels - high_in, not depthwise
-
-    def path(there: Any, rows: slice, columns: slice, first: bool) -> Path | None:
-        return Path(weight[rows, columns], bias[rows] if bias is not None and first else None) if there else None
-
-    hh = path(high_in and high_out, to_high, from_high, True)
-    hl = path(high_in and low_out and h2l and exchange, to_low, from_high, True)
-    lh = path(low_in and high_out and l2h and exchange, to_high, from_low, hh is None)
-    ll = path(low_in and low_out, to_low, from_low, hl is None)
-    for part, empty in (("high", high_out and not (hh or lh)), ("low", low_out and not (hl or ll))):
+    # Not slices, for the gradient of a slice is a whole weight of zeros, to be filled and added.
+    from_high, from_low = (weight, weight) if depthwise else weight.split([high_in // groups, low_in // groups], 1)
+    (hh, hl), (lh, ll) = (w.split([high_out, low_out]) for w in (from_high, from_low))
+    high_bias, low_bias = (None, None) if bias is None else bias.split([high_out, low_out])
+    h2h = Path(hh, high_bias) if high_in and high_out else None
+    h2l = Path(hl, low_bias) if high_in and low_out and to_low and not depthwise else None
+    l2h = Path(lh, None if h2h else high_bias) if low_in and high_out and to_high and not depthwise else None
+    l2l = Path(ll, None if h2l else low_bias) if low_in and low_out else None
+    for part, empty in (("high", high_out and not (h2h or l2h)), ("low", low_out and not (h2l or l2l))):
         if empty:
             raise OctaveError(f"nothing reaches the {part} output: an exchange path is off")
-    if hh and hl and lh and ll and groups == 1 and stride == (1, 1):  # groups have rows in both outputs
-        return Paths(hh, hl, None, None, path(True, slice(None), from_low, False), high_out)
-    return Paths(hh, hl, lh, ll, None, high_out)
+    if h2h and h2l and l2h and l2l and groups == 1 and stride == (1, 1):  # groups have rows in both outputs
+        return Paths(h2h, h2l, None, None, Path(from_low, None), high_out)
+    return Paths(h2h, h2l, l2h, l2l, None, high_out)
 
 
 def convolve(x: Tensor | Octave, paths: Paths, geometry: Geometry, stride_mode: StrideMode) -> Tensor | Octave:

@@ -67,7 +67,7 @@ class _ConvPooled(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        pooled, w = pool(x).to(g.dtype), weight.to(g.dtype)  # which autocast had done in the forward pass
+        pooled, w = pool(x).to(g.dtype), weight.to(g.dtype) / 4  # the precision is that of autocast in the forward pass
         wanted, sizes = ctx.needs_input_grad[:3], [weight.shape[0]]
         of_pooled, of_weight, of_bias = torch.ops.aten.convolution_backward(
             g, pooled, w, sizes, *ctx.how, False, [0, 0], ctx.groups, wanted
@@ -77,8 +77,10 @@ class _ConvPooled(torch.autograd.Function):
 
 
 def _pool_backward(g: Tensor, size: Sequence[int]) -> Tensor:
-    """The gradient of ``pool``'s input of ``size``: windows over the edge have two numbers, or one, instead of four."""
-    g = g * 0.25
+    """The gradient of ``pool``'s input of ``size``, for a quarter of that of its output.
+
+    Windows over the edge hold two numbers, or one, instead of four.
+    """
     for axis, n in ((-2, size[0]), (-1, size[1])):
         if n % 2:
             g = torch.cat([g.narrow(axis, 0, n // 2), 2 * g.narrow(axis, n // 2, 1)], axis)
