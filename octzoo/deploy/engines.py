@@ -107,7 +107,7 @@ def onnx(model: nn.Module, setting: Setting) -> Ready:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = setting.threads
     options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # it would while other networks are timed
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # or it would while other networks are timed
     options.add_free_dimension_override_by_name("batch", setting.batch)
     x = setting.pictures().numpy()
 

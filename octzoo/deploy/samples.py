@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,8 @@ Transform = Callable[[Image.Image], Tensor]
 UNLABELLED = -1
 
 
-class Samples(NamedTuple):
+@dataclass(frozen=True)
+class Samples:
     """Some pictures of a place.
 
     Attributes:

@@ -98,7 +98,7 @@ def test_mistakes(arguments: list[str], said: str, capsys) -> None:
 
 def test_help(capsys) -> None:
     assert octzoo_cli.main(["bench", "--help"]) == 0
-    assert "data  pictures a second and core" in capsys.readouterr().out
+    assert "data   pictures a second and core" in capsys.readouterr().out
 
 
 def test_made_pictures_are_the_same_each_time(photos: Path, tmp_path: Path) -> None:
