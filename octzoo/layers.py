@@ -49,7 +49,7 @@ from octzoo.norms import (
 )
 from octzoo.octave import Octave, octave_conv2d, split_channels
 
-# Octave convolution -> the network that surgery made it part of; not inside the modules, for it is no part of their state.
+# Octave convolution -> the network that surgery made it part of. Not in the modules, for it is no part of their state.
 NETWORK_OF: weakref.WeakKeyDictionary[nn.Module, weakref.ref[nn.Module]] = weakref.WeakKeyDictionary()
 
 

@@ -29,11 +29,11 @@ def main(arguments: list[str]) -> int:
         "and on real pictures, before it takes its place. docs/deploy.md shows how to use one without PyTorch.",
         "octzoo export oct_cifar_resnet20_a0.25.oz_digits --format onnx --int8 --calibrate digits",
     )
-    place = "a folder, or SOURCE or SOURCE:ROOT as in octzoo fit: digits, hfds:DIR"
+    places = "a folder, or SOURCE or SOURCE:ROOT as in octzoo fit: digits, hfds:DIR"
     parser.add_argument("name", metavar="NAME|DIR", help="what timm.create_model takes, or a checkpoint folder")
     parser.add_argument("--format", default="onnx", metavar="F", help=f"{', '.join(FORMATS)}; default: onnx")
     parser.add_argument("--int8", action="store_true", help="in 8 bits: needs --calibrate")
-    parser.add_argument("--calibrate", metavar="PICTURES", help=f"like those of the training: {place}")
+    parser.add_argument("--calibrate", metavar="PICTURES", help=f"like those of the training: {places}")
     parser.add_argument("--pictures", default="digits", metavar="PICTURES", help="to compare on; default: digits")
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: NAME with the format's ending, here")
     parser.add_argument("--force", action="store_true", help="replace a file that exists")
@@ -63,6 +63,8 @@ def run(options: Namespace) -> None:
         raise UserError(f"--int8: {name} has random weights, whose answers tell nothing; give one with weights")
     labels = labels_of(model) if trained else None
     config = data_config_of(model, options.image_size)
+    if config["input_size"][0] != 3:
+        raise UserError(f"{name} takes pictures of {config['input_size'][0]} channels: only RGB can be exported")
     target = Target(
         path=place(options, name),
         form=options.format,
@@ -73,14 +75,15 @@ def run(options: Namespace) -> None:
     prepare = transform(config)
     weights = "trained" if trained else "random, so that the file is good for measuring speed alone"
     say(f"{name}: {size_text(target)}, weights {weights}")
-    if not options.int8:
+    if options.int8:
+        samples = open_samples(options.calibrate, labels, (CALIBRATION, MEASURED))
+        quantized = export_int8(model, target, prepare, samples, say)
+        write_figures(options, target, quantized)
+        tell_int8(target, quantized)
+    else:
         _, pictures = open_samples(options.pictures, most=(1, 3))
         say(f"{options.format}, compared with PyTorch")
-        return tell(target, export(model, target, next(pictures.batches(prepare, 3))))
-    samples = open_samples(options.calibrate, labels, (CALIBRATION, MEASURED))
-    found = export_int8(model, target, prepare, samples, say)
-    write_figures(options, target, found)
-    return tell_int8(target, found)
+        tell(target, export(model, target, next(pictures.batches(prepare, 3))))
 
 
 def check(options: Namespace) -> None:

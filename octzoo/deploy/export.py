@@ -107,7 +107,7 @@ def export(model: nn.Module, target: Target, pictures: Tensor | None = None) -> 
                 f"{target.path.name} is not written: its outputs are {max(found):.2g} off PyTorch's, relative, "
                 f"more than {TOLERANCE:g}"
             )
-        names = [path.name for path in draft.parent.iterdir()]
+        names = sorted(path.name for path in draft.parent.iterdir())
     return Exported(tuple(target.path.parent / name for name in names), max(found), len(batches))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-BLOCK = 16  # channels that engines compute together, or twice or half as many
+BLOCK = 16  # channels, or 8: what ONNX Runtime convolves and pools at once
 # Nodes of one input that map each number for itself.
 ACTIVATIONS = ("Relu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "LeakyRelu", "Elu", "Gelu", "Swish", "Tanh")
 
@@ -22,12 +22,11 @@ def tidy(model: ir.Model) -> None:
     """What every engine profits from; and away with the exporter's notes, which hold paths of this machine."""
     import onnx_ir.passes.common as common
 
-    _run(
+    apply(
         model,
         average_globally,
         pool_by_convolutions,
         part_convolutions,
-        common.CommonSubexpressionEliminationPass(),
         reorder_sums,
         common.ClearMetadataAndDocStringPass(),
     )
@@ -35,15 +34,16 @@ def tidy(model: ir.Model) -> None:
 
 def tidy_for_int8(model: ir.Model) -> None:
     """What an already tidy model needs before it is quantised."""
-    _run(model, norms_as_convolutions)
+    apply(model, norms_as_convolutions)
 
 
-def _run(model: ir.Model, *passes: Callable[[ir.Model], object]) -> None:
+def apply(model: ir.Model, *passes: Callable[[ir.Model], object]) -> None:
+    """One pass after the other, and away with the nodes that it has replaced, and their constants."""
     import onnx_ir.passes.common as common
 
     for step in passes:
         step(model)
-        common.RemoveUnusedNodesPass()(model)  # nodes that a pass has replaced, and their constants
+        common.RemoveUnusedNodesPass()(model)
 
 
 # ---- the mean over height and width --------------------------------------------------------------------------------

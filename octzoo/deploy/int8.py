@@ -102,7 +102,7 @@ def export_int8(
             )
         say("speed, in turns")
         milliseconds = {batch: _milliseconds(before, after, (batch, *target.size)) for batch in (1, 8)}
-        names = [path.name for path in draft.parent.iterdir()]
+        names = sorted(path.name for path in draft.parent.iterdir())
     return Quantized(tuple(target.path.parent / name for name in names), written.difference, found, milliseconds)
 
 

@@ -19,7 +19,7 @@ import octzoo
 from octzoo.cli import export as verb
 from octzoo.data.sources import Digits
 from octzoo.deploy import fuse
-from octzoo.deploy.engine_files import open_onnx
+from octzoo.deploy.engine_files import need, open_onnx
 from octzoo.deploy.export import FORMS, Exported, Target, difference, export, write_onnx
 from octzoo.deploy.metadata import data_config_of, describe, labels_of
 from octzoo.deploy.samples import Samples, open_samples
@@ -86,6 +86,11 @@ class TestOnnx:
         assert all(set(filter(None, node.input)) - constants for node in graph.node)
         assert constants == {name for node in graph.node for name in node.input} & constants
 
+    def test_nothing_is_computed_twice(self, graph: onnx.GraphProto) -> None:
+        """The pooled map that two layers take, for one."""
+        calls = [(n.op_type, *n.input, *(a.SerializeToString() for a in n.attribute)) for n in graph.node]
+        assert len(set(calls)) == len(calls)
+
     def test_its_batch_is_free_and_its_names_are_usual(self, graph: onnx.GraphProto) -> None:
         shapes = [
             [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in (*graph.input, *graph.output)
@@ -136,6 +141,11 @@ def test_a_network_that_does_not_take_the_size_is_a_users_mistake(tmp_path: Path
         write_onnx(fuse(timm.create_model("vit_tiny_patch16_224")), tmp_path / "vit.onnx", (3, 63, 63))
 
 
+def test_a_missing_package_is_named_with_the_remedy() -> None:
+    with pytest.raises(UserError, match=r'no_such_engine is not installed: pip install "octzoo\[export\]"'):
+        need("no_such_engine")
+
+
 # ---- without PyTorch -----------------------------------------------------------------------------------------------
 
 WITHOUT = """
@@ -166,8 +176,9 @@ def test_the_example_of_the_docs_reads_digits_without_pytorch(files: dict, form:
     assert sum(right) >= 19
 
 
-def test_the_page_shows_the_example_that_is_tested() -> None:
+def test_the_page_shows_the_example_that_is_tested_and_what_was_measured() -> None:
     assert f"```py\n{EXAMPLE.read_text()}```" in (ROOT / "docs" / "deploy.md").read_text()
+    subprocess.run([sys.executable, str(ROOT / "docs" / "make_int8.py"), "--check"], check=True)
 
 
 @pytest.mark.parametrize("how", [dict(crop_mode="center", crop_pct=0.9), dict(crop_mode="squash", crop_pct=0.8)])
