@@ -96,6 +96,7 @@ class TestTwoStepsOfEverything:
         assert logger["init_args"]["save_dir"] == "."
 
 
+@pytest.mark.slow
 def test_a_network_learns_one_batch_by_heart(tmp_path: Path) -> None:
     run = fit(tmp_path, *preset("overfit"))
     losses = [loss for _, loss in by_epoch(run_rows(run))["train/loss"]]

@@ -108,7 +108,7 @@ def test_a_file_of_any_size_takes_other_sizes(network: nn.Module, form: str, tmp
         assert difference(network, run, torch.randn(2, 3, *size)) < 1e-5
 
 
-@pytest.mark.parametrize("name", ["resnet10t@0.5", "oct_mobilenetv2_100_a0.125", "seresnet18@0.25", "resnext26ts@0.25"])
+@pytest.mark.parametrize("name", ["oct_mobilenetv2_100_a0.125", "seresnet18@0.25", "resnext26ts@0.25"])
 def test_every_kind_of_network_can_be_written(name: str, tmp_path: Path) -> None:
     """At an odd size, where upsampled maps are cut."""
     found = export(build(name), Target(tmp_path / "network.onnx", "onnx", (3, 63, 71)))

@@ -97,6 +97,7 @@ def test_a_damaged_last_checkpoint_gives_way_to_the_newest_that_is_whole(place: 
     assert differences(place / "one", place / "damaged") == []
 
 
+@pytest.mark.slow
 def test_two_processes_of_which_any_is_signalled(place_two: Path) -> None:
     broken_run(place_two, "two_any", 143, *TWO, hook="train_batch_end", epoch=1, batch=0, number=15, rank=1)
     resume(place_two, "two_any")

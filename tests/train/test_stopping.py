@@ -212,6 +212,7 @@ def _cmdline(pid: int) -> str:
     return Path(f"/proc/{pid}/cmdline").read_text()
 
 
+@pytest.mark.slow
 def test_broken_pictures_are_replaced_named_and_counted_and_in_validation_fatal(place: Path, tmp_path: Path) -> None:
     pictures(tmp_path / "pictures")
     (tmp_path / "pictures" / "train" / "class1" / "4.png").write_bytes(b"no picture")

@@ -77,6 +77,7 @@ def test_without_a_network_and_a_cache_every_client_says_so(tmp_path):
     assert [way["error"].split(":")[0] for way in said] == ["LocalEntryNotFoundError", "OSError"]
 
 
+@pytest.mark.slow
 def test_private_and_gated_repositories_open_to_the_right_token_alone(first, tmp_path):
     """The token goes to the Hub, not to the server that it sends its clients to, and into no output."""
     ways = [f"{way}/{FULL_NAME}" for way in ("timm:hf-hub:private", "timm:hf-hub:gated", "transformers:gated")]
