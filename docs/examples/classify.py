@@ -30,12 +30,12 @@ def open_openvino(path):
 
 
 def prepare(picture, config):
-    """A picture as the network saw it when it was measured: [1, C, H, W], float32."""
-    channels, height, width = config["input_size"]
+    """A picture as the network saw it when it was measured: [1, 3, H, W], float32."""
+    _, height, width = config["input_size"]
     edge = int(height / config["crop_pct"])
     if config["crop_mode"] not in ("center", "squash") or height != width:
         sys.exit(f"this example does not crop as {config['crop_mode']} to {height}x{width}")
-    picture = picture.convert("RGB" if channels == 3 else "L")
+    picture = picture.convert("RGB")
     w, h = picture.size
     if config["crop_mode"] == "squash":
         w, h = edge, edge
@@ -44,7 +44,7 @@ def prepare(picture, config):
     picture = picture.resize((w, h), Image.Resampling[config["interpolation"].upper()])
     left, top = round((w - width) / 2), round((h - height) / 2)
     pixels = np.asarray(picture.crop((left, top, left + width, top + height)), np.float32) / 255
-    pixels = (pixels.reshape(height, width, channels) - config["mean"]) / config["std"]
+    pixels = (pixels - config["mean"]) / config["std"]
     return pixels.transpose(2, 0, 1)[None].astype(np.float32)
 
 

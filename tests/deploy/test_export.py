@@ -33,7 +33,8 @@ FORMATS = list(FORMS)
 
 @pytest.fixture(scope="module")
 def network() -> nn.Module:
-    return build(NAME, pretrained=True).eval()
+    """In the order of memory that convolutions like, which exporters do not."""
+    return build(NAME, pretrained=True).eval().to(memory_format=torch.channels_last)
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +78,9 @@ class TestOnnx:
     def test_its_nodes_are_ordinary_ones(self, graph: onnx.GraphProto) -> None:
         assert {node.domain for node in graph.node} == {""}
         kinds = Counter(node.op_type for node in graph.node)
-        assert (
-            kinds["Resize"] == sum(isinstance(m, octzoo.OctConv2d) and m.low_out > 0 for m in build(NAME).modules()) - 3
-        )
+        assert kinds["Resize"]
+        index_arithmetic = {"Gather", "Expand", "Tile", "Where", "Range", "Shape", "Split"}
+        assert not kinds.keys() & index_arithmetic
 
     def test_nothing_is_left_to_do_with_its_constants(self, graph: onnx.GraphProto) -> None:
         constants = {tensor.name for tensor in graph.initializer}
@@ -92,11 +93,9 @@ class TestOnnx:
         assert len(set(calls)) == len(calls)
 
     def test_its_batch_is_free_and_its_names_are_usual(self, graph: onnx.GraphProto) -> None:
-        shapes = [
-            [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in (*graph.input, *graph.output)
-        ]
-        assert shapes == [["batch", 3, 16, 16], ["batch", 10]]
-        assert [value.name for value in (*graph.input, *graph.output)] == ["pixel_values", "logits"]
+        ends = (*graph.input, *graph.output)
+        shapes = {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in ends}
+        assert shapes == {"pixel_values": ["batch", 3, 16, 16], "logits": ["batch", 10]}
 
 
 @pytest.mark.parametrize("form", FORMATS)

@@ -48,6 +48,9 @@ def looks_quantised(model: onnx.ModelProto) -> None:
     inputs = {node.op_type: {made_by.get(name) for name in node.input[:2]} for node in model.graph.node}
     assert inputs["Conv"] == inputs["Add"] == {"DequantizeLinear"}
     assert inputs["Gemm"] != {"DequantizeLinear"}
+    kinds = {t.name: t.data_type for t in model.graph.initializer}
+    maps = {kinds[node.input[2]] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    assert maps == {onnx.TensorProto.UINT8}  # with a sign ONNX Runtime would be slower than in float32
     assert {node.domain for node in model.graph.node} == {""}
     assert {p.key for p in model.metadata_props} == {"network", "labels", "preprocessing"}
 
