@@ -351,6 +351,7 @@ def test_what_was_measured_before_an_engine_failed_is_kept(here, capsys, monkeyp
     assert [m.mode for m in results] == ["eager", "eager"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_was_measured(tmp_path):
     command = [sys.executable, str(Path(octzoo_cli.__file__)), "bench", "model", NETWORK, "--threads", "1"]
     more = ["--mode", "eager", "fused", "--batch", "1", "--rounds", "40"]

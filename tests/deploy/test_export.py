@@ -98,6 +98,7 @@ class TestOnnx:
         assert shapes == {"pixel_values": ["batch", 3, 16, 16], "logits": ["batch", 10]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_file_of_any_size_takes_other_sizes(network: nn.Module, form: str, tmp_path: Path) -> None:
     path = tmp_path / f"any{FORMS[form].suffix}"

@@ -326,6 +326,7 @@ def test_the_docs_are_what_was_measured():
 # ---- the command ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_prints_tables_and_reasons_and_writes_files(tmp_path):
     run = "import sys; from octzoo.cli.profile import main; sys.exit(main(sys.argv[1:]))"
     words = ["profile", NETWORK, "--batch", "1", "--image-size", "64", "--rounds", "2", "--layers", "--fused"]
