@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from octzoo.deploy.engine_files import open_onnx, open_openvino
 from octzoo.errors import UserError
 from octzoo.fused import fuse
 
@@ -102,42 +104,14 @@ def compiled(model: nn.Module, setting: Setting) -> Ready:
 
 def onnx(model: nn.Module, setting: Setting) -> Ready:
     """The fused network in ONNX Runtime, from a file whose batch is then fixed."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = setting.threads
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.force_spinning_stop", "1")  # or it would while other networks are timed
-    options.add_free_dimension_override_by_name("batch", setting.batch)
-    x = setting.pictures().numpy()
-
-    def load(path: Path) -> Run:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        name = session.get_inputs()[0].name
-        return lambda: session.run(None, {name: x})[0]
-
-    return _from_file(model, setting, load)
+    return _from_file(model, setting, lambda path: open_onnx(path, setting.threads, setting.batch))
 
 
 def openvino(model: nn.Module, setting: Setting) -> Ready:
-    """The fused network in OpenVINO, from the same file, the batch fixed too (at 1 that is much faster)."""
-    import openvino
-
-    hints = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[setting.precision],
-        "INFERENCE_NUM_THREADS": setting.threads,
-    }
-    x = setting.pictures().numpy()
-
-    def load(path: Path) -> Run:
-        core = openvino.Core()
-        network = core.read_model(path)
-        network.reshape(list(x.shape))
-        request = core.compile_model(network, "CPU", hints).create_infer_request()
-        return lambda: request.infer([x], share_inputs=True, share_outputs=True)[0]
-
-    return _from_file(model, setting, load)
+    """The fused network in OpenVINO, from the same file, the batch fixed too."""
+    shape = (setting.batch, *setting.size)
+    precision = {"float32": "f32", "bfloat16": "bf16"}[setting.precision]
+    return _from_file(model, setting, lambda path: open_openvino(path, setting.threads, shape, precision))
 
 
 # ---- training ------------------------------------------------------------------------------------------------------
@@ -219,13 +193,19 @@ def _inference(network: Callable[[Tensor], Any], setting: Setting) -> Run:
     return run
 
 
-def _from_file(model: nn.Module, setting: Setting, load: Callable[[Path], Run]) -> Ready:
+def _from_file(model: nn.Module, setting: Setting, load: Callable[[Path], Callable[[np.ndarray], Any]]) -> Ready:
     from octzoo.deploy.export import write_onnx
+
+    x = setting.pictures().numpy()
+
+    def start(path: Path) -> Run:
+        run = load(path)
+        return lambda: run(x)
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
         write_onnx(fuse(model), path, setting.size)
-        return _ready(lambda: load(path), None)
+        return _ready(lambda: start(path), None)
 
 
 def _ready(load: Callable[[], Run], held: int | None) -> Ready:

@@ -1,6 +1,7 @@
 """What times say beside a peer and the arithmetic, and that the speed page says what was measured."""
 
 import importlib.util
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -156,3 +157,13 @@ def test_a_measurement_that_was_cut_off_is_no_page(docs):
     write(docs / "speed" / "a.json", {**FACTS, "finished": False}, [PEER, OURS])
     with pytest.raises(UserError, match="speed/a.json is not of a whole measurement: measure again, octzoo bench"):
         make_speed.main(["--docs", str(docs)])
+
+
+def test_the_engines_kernels_on_the_page_are_what_the_file_says() -> None:
+    specification = importlib.util.spec_from_file_location("make_kernels", DOCS / "make_kernels.py")
+    make_kernels = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(make_kernels)
+    found = json.loads((DOCS / "kernels.json").read_text())
+    text = (DOCS / "speed.md").read_text()
+    assert make_kernels.table(found["rows"]) in text
+    assert found["cpu"] in text
