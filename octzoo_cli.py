@@ -27,6 +27,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "publish": ("put checkpoint folders on the Hugging Face Hub", "octzoo.cli.publish:main"),
     "pull": ("fetch a checkpoint folder from the Hub", "octzoo.cli.pull:main"),
     "verify": ("check the weights on this machine", "octzoo.cli.verify:main"),
+    "octavize": ("make an octave network of a pretrained plain one, in minutes", "octzoo.cli.octavize:main"),
+    "plan": ("which layers pay for their octaves, from a budget of arithmetic", "octzoo.cli.plan:main"),
     "compare": ("several runs in one table and one picture", "octzoo.cli.compare:main"),
     "bench": ("speed, measured here: of networks, of the data loader, of the training loop", "octzoo.cli.bench:main"),
     "profile": ("why a network is slow or fast here: time, arithmetic, bound", "octzoo.cli.profile:main"),

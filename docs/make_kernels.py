@@ -1,7 +1,7 @@
 """Asks each engine how long its own kernels take, and writes docs/kernels.json and a table in docs/speed.md.
 
-The engines' times, not a clock's around them: what convolutions alone take of an octave network is the least that it can
-take in this engine, whatever is done about the rest.
+The engines' times, not a clock's around them: what convolutions alone take of an octave network is the least that it
+can take in this engine, whatever is done about the rest.
 
 command  python docs/make_kernels.py [--table: of the figures that are there]
 """

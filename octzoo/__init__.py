@@ -1,6 +1,7 @@
 """Octave Convolution for PyTorch: ``import octzoo`` registers the octave networks with timm."""
 
 from octzoo import models as models
+from octzoo.adaptation import adapt
 from octzoo.channels import channel_order
 from octzoo.geometry import OctaveError
 from octzoo.layers import OctConv2d, sync_batchnorm
@@ -11,6 +12,7 @@ __all__ = [
     "OctConv2d",
     "Octave",
     "OctaveError",
+    "adapt",
     "channel_order",
     "drop",
     "merge",

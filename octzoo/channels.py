@@ -6,7 +6,7 @@ each, and so does a group of a grouped convolution: there the octave network has
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import accumulate, pairwise
 from types import EllipsisType
@@ -27,8 +27,14 @@ _numbers = partial(torch.arange, device="cpu")  # whatever device a caller has m
 ChannelOrder = dict[str, tuple[Tensor | None, Tensor | None]]
 
 
-def channel_order(model: nn.Module) -> ChannelOrder:
+def channel_order(model: nn.Module, costs: Mapping[str, Tensor] | None = None) -> ChannelOrder:
     """The order in which an octave network holds the channels of its plain one, from one run on the meta device.
+
+    Args:
+        model: the octave network.
+        costs: name of a convolution -> what it costs to have each of its input channels at half the resolution, [C_in].
+            Where the order is free, the cheapest channels then come last, and so are the low ones; costs of layers
+            that share channels (around residual connections) are added up. None: the plain order wherever it is free.
 
     Returns:
         State dict key -> (rows, columns): the plain indices, in the octave network's order, of dimension 0 and 1; None
@@ -42,13 +48,38 @@ def channel_order(model: nn.Module) -> ChannelOrder:
     Raises:
         OctaveError: no order suits a layer and what it shares its channels with; the text names the layer.
     """
-    flow = _Flow()
-    with hooked(model, flow.enter, flow.leave), flow:
-        trial_run(model)
+    flow = _run(model)
+    if costs is not None:
+        for root, total in _totals(flow, costs).items():
+            root.known = partial(torch.argsort, total, descending=True, stable=True)
     flow.check()
     state = model.state_dict()
     order = {key: (_moved(rows), _moved(columns)) for key, (rows, columns) in flow.axes.items() if key in state}
     return {key: axes for key, axes in order.items() if any(indices is not None for indices in axes)}
+
+
+class Group(NamedTuple):
+    """Convolutions whose outputs have the same channels: around residual connections, before and behind depthwise ones.
+
+    Attributes:
+        layers: their names, in order of execution.
+        costs: of the channels, in the plain order, added up over all layers that read them; None if these are unknown.
+    """
+
+    layers: tuple[str, ...]
+    costs: Tensor | None
+
+
+def channel_groups(model: nn.Module, costs: Mapping[str, Tensor]) -> list[Group]:
+    """The convolutions of an octave network in groups that share channels; ``costs`` as of ``channel_order``."""
+    flow = _run(model)
+    totals = _totals(flow, costs)
+    groups: dict[_Order, list[str]] = {}
+    for key, (rows, _) in flow.axes.items():
+        name = key.removesuffix(".weight")
+        if rows and name != key and isinstance(model.get_submodule(name), nn.Conv2d):
+            groups.setdefault(rows.root(), []).append(name)
+    return [Group(tuple(names), totals.get(order)) for order, names in groups.items()]
 
 
 def reorder(state_dict: Mapping[str, Tensor], order: ChannelOrder) -> dict[str, Tensor]:
@@ -70,8 +101,8 @@ class _Order:
     Orders of maps that are added are linked into one. A known order asks those of fewer channels that it is made of.
     """
 
-    def __init__(self, n: int, known: Callable[[], Tensor] | None = None):
-        self.n, self.known = n, known
+    def __init__(self, n: int, known: Callable[[], Tensor] | None = None, pieces: Sequence[_Order] = ()):
+        self.n, self.known, self.pieces = n, known, pieces  # pieces: of a concatenation
         self.link: _Order | None = None
 
     def root(self) -> _Order:
@@ -80,6 +111,14 @@ class _Order:
     def indices(self) -> Tensor:
         root = self.root()
         return root.known() if root.known else _numbers(root.n)
+
+    def free(self, values: Tensor) -> Iterator[tuple[_Order, Tensor]]:
+        """The free orders that this one is made of, each with its share of ``values``, one a plain channel."""
+        root = self.root()
+        if root.known is None:
+            yield root, values
+        for piece, share in zip(root.pieces, values.split([piece.n for piece in root.pieces] or len(values))):
+            yield from piece.free(share)
 
 
 def _identity(n: int) -> _Order:
@@ -94,7 +133,7 @@ def _joined(pieces: Sequence[_Order], high: Sequence[int]) -> _Order:
         plain = [p.indices() + start for p, start in zip(pieces, starts)]
         return torch.cat([v[:h] for v, h in zip(plain, high)] + [v[h:] for v, h in zip(plain, high)])
 
-    return _Order(sum(p.n for p in pieces), known)
+    return _Order(sum(p.n for p in pieces), known, pieces)
 
 
 def _grouped(n: int, low: int, groups: int) -> _Order:
@@ -120,6 +159,25 @@ def _shared(order: _Order, positions: Tensor, first: int, where: str) -> _Order:
 def _spread(order: _Order, times: int) -> _Order:
     """Of a map with each channel made into ``times``: flattened, or multiplied by a depthwise convolution."""
     return _Order(order.n * times, lambda: (order.indices()[:, None] * times + _numbers(times)).flatten())
+
+
+def _run(model: nn.Module) -> _Flow:
+    flow = _Flow()
+    with hooked(model, flow.enter, flow.leave), flow:
+        trial_run(model)
+    return flow
+
+
+def _totals(flow: _Flow, costs: Mapping[str, Tensor]) -> dict[_Order, Tensor]:
+    """The free orders of octaves, each with the costs of its channels in all layers that read them."""
+    totals: dict[_Order, Tensor] = {}
+    for name, cost in costs.items():
+        rows, columns = flow.axes.get(f"{name}.weight", (None, None))
+        order = columns or rows  # the columns of a depthwise convolution are its rows
+        for root, share in order.free(cost) if order and order.n == len(cost) else ():
+            totals[root] = totals.get(root, 0) + share
+    split = {order.root() for order in flow.split}
+    return {order: total for order, total in totals.items() if order in split}
 
 
 def _moved(order: _Order | None) -> Tensor | None:
@@ -169,6 +227,7 @@ class _Flow(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.axes: dict[str, tuple[_Order | None, _Order | None]] = {}
+        self.split: set[_Order] = set()  # of octaves
         self._tags: dict[int, tuple[Tensor, _Tag]] = {}  # by id; the tensor is kept, so that no other gets its id
         self._ties: list[tuple[_Order, _Order, str]] = []
         self._pieces: dict[tuple[_Order, int, int], list[_Order]] = {}
@@ -201,6 +260,8 @@ class _Flow(TorchFunctionMode):
     def tag(self, x: Any, order: _Order) -> None:
         """Note that ``x``, a tensor or an octave, has its channels in ``order``."""
         high = order.n - low_channels(x)
+        if isinstance(x, Octave):
+            self.split.add(order)
         parts = ((x.high, 0, high), (x.low, high, order.n)) if isinstance(x, Octave) else ((x, 0, high),)
         for part, start, stop in parts:
             self._tags[id(part)] = part, _Tag(order, start, stop)

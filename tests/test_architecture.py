@@ -24,8 +24,9 @@ ALLOWED = {part: {"errors", *CORE[:i]} for i, part in enumerate(CORE)} | {
     "models": {"errors", *CORE, "splits", "summary", "weights"},
     "train": {"errors", *CORE, "summary", "weights", "models", "data"},
     "deploy": {"errors", *CORE, "summary", "weights", "models", "data"},
-    "cli": {"errors", *CORE, *TOLD, "weights", "models", "data", "train", "deploy"},
-    "__init__": {*CORE, "models"},
+    "adaptation": {"errors", *CORE, "weights", "models"},
+    "cli": {"errors", *CORE, *TOLD, "weights", "models", "data", "train", "deploy", "adaptation"},
+    "__init__": {*CORE, "models", "adaptation"},
 }
 
 

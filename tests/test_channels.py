@@ -99,6 +99,18 @@ def test_reordered_weights_at_full_size(name, alpha):
     check_moved(constant_exact(timm.create_model(name)), alpha, x=constant_picture(size=64))
 
 
+@pytest.mark.parametrize(
+    ("name", "small", "alpha"), [*((n, s, a[0]) for n, s, a in MOVED), *((n, {}, a) for n, a in SAME)]
+)
+def test_sorted_by_any_costs_it_computes_what_the_plain_network_does(name, small, alpha):
+    plain = constant_exact(timm.create_model(name, **small))
+    costs = {n: torch.rand(m.in_channels) for n, m in plain.named_modules() if isinstance(m, nn.Conv2d)}
+    octave = octave_twin(plain, alpha)
+    order = channel_order(octave, costs)
+    octave.load_state_dict(reorder(plain.state_dict(), order))
+    assert difference(plain, octave, constant_picture(size=64)) < 1e-10
+
+
 @pytest.mark.parametrize(("name", "alpha"), SAME)
 def test_without_concatenation_or_groups_nothing_moves(name, alpha):
     plain = constant_exact(timm.create_model(name))

@@ -27,7 +27,7 @@ MEASURED = 2000  # pictures
 BATCH = 8
 LEAST = 0.9  # of the pictures have to keep their class
 IN_FLOAT = ("Gemm", "MatMul")
-ENGINES = {"onnx": open_onnx, "openvino": open_openvino}
+ENGINES: dict[str, Callable[[Path], Run]] = {"onnx": open_onnx, "openvino": open_openvino}
 
 
 class Agreement(NamedTuple):

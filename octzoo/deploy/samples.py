@@ -89,6 +89,20 @@ def open_samples(place: str, labels: Sequence[str] | None = None, most: Sequence
     return found
 
 
+def draw_samples(place: str, most: int) -> Samples:
+    """Up to ``most`` of a place's training pictures, at random, the same ones every time; ``place`` as above.
+
+    Raises:
+        UserError: there are none.
+    """
+    source, _, root = place.partition(":")
+    training, _ = _folder(place) if Path(place).is_dir() else _splits(place, source, root or None)
+    drawn = np.random.default_rng(0).permutation(len(training.dataset))[:most].tolist()
+    if not drawn:
+        raise UserError(f"pictures {place!r}: none there")
+    return Samples(training, drawn, None)
+
+
 def _splits(place: str, source: str, root: str | None) -> tuple[Pictures, Pictures | None]:
     """The training pictures of a source, and its other ones where it has any."""
     try:

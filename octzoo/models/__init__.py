@@ -5,3 +5,4 @@ from octzoo.models import oct_mobilenet as oct_mobilenet
 from octzoo.models import oct_resnet152 as oct_resnet152
 from octzoo.models import oct_resnetv2 as oct_resnetv2
 from octzoo.models import oct_timm as oct_timm
+from octzoo.models import oct_any as oct_any

@@ -96,8 +96,8 @@ def _by_alpha(name: str, network: Network) -> Callable[..., nn.Module]:
         _check_named(name, alpha, cfg)
         if pretrained and not kwargs.get("pretrained_cfg") and find(f"{name}_a0.{_digits(alpha)}"):
             kwargs["pretrained_cfg"] = _digits(alpha)  # weights belong to the names that say alpha
-            return _build(f"{name}_a0", network, pretrained, alpha, **kwargs)
-        return _build(name, network, pretrained, alpha, **kwargs)
+            return build_octave(f"{name}_a0", network, pretrained, alpha, **kwargs)
+        return build_octave(name, network, pretrained, alpha, **kwargs)
 
     entry.__name__ = name
     entry.__doc__ = f"{name} at any ``alpha``, the low share of the channels (0 is the plain network)."
@@ -124,14 +124,16 @@ def _by_tag(name: str, network: Network) -> Callable[..., nn.Module]:
         if not cfg or isinstance(cfg, str):  # a dict came with weights of its own (hf-hub:, local-dir:) and stays
             tag = cfg if cfg in tags else _digits(alpha)
             kwargs["pretrained_cfg"] = tag if tag in tags else dict(network.cfg, architecture=name, tag=tag)
-        return _build(name, network, pretrained, alpha, **kwargs)
+        return build_octave(name, network, pretrained, alpha, **kwargs)
 
     entry.__name__ = name
     entry.__doc__ = f"{name}.<tag>: the digits after the dot are those of alpha, {name}.25 is alpha 0.25."
     return entry
 
 
-def _build(name: str, network: Network, pretrained: bool, alpha: float, **kwargs: Any) -> nn.Module:
+def build_octave(name: str, network: Network, pretrained: bool, alpha: float, **kwargs: Any) -> nn.Module:
+    """A network at an alpha, with timm's keyword arguments, as its entry points give it."""
+
     def octave(**arguments: Any) -> nn.Module:
         plain = network.build(**arguments)
         return octavize(plain, alpha, network.plan) if alpha else plain

@@ -60,12 +60,12 @@ def write_folder(
     state: Mapping[str, Tensor],
     config: Mapping[str, Any],
     card: str,
-    more: Mapping[str, str] | None = None,
+    more: Mapping[str, str | bytes] | None = None,
 ) -> None:
     """Write a checkpoint folder, wholly or not at all.
 
     Everything is written beside ``folder`` and renamed, so that a kill or a full disk leaves nothing half-written.
-    config.json gets the weights' SHA-256 too; ``more`` are further files, name -> text.
+    config.json gets the weights' SHA-256 too; ``more`` are further files, name -> content.
 
     Raises:
         UserError: ``folder`` exists already, or its place cannot be written.
@@ -85,7 +85,7 @@ def write_folder(
         config = {**config, CHECKSUM: hashlib.sha256(weights).hexdigest()}
         _write(draft / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
         for name, text in {CARD: card, **(more or {})}.items():
-            _write(draft / name, text.encode())
+            _write(draft / name, text.encode() if isinstance(text, str) else text)
         draft.chmod(0o755)  # mkdtemp's is for its maker alone
         check_new(folder)
         draft.rename(folder)

@@ -1,0 +1,78 @@
+"""An adapted network as a checkpoint folder: weights, config.json, card, the report and a picture of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from octzoo.adaptation.picture import draw
+from octzoo.adaptation.report import Report
+from octzoo.models.oct_any import NAME
+from octzoo.weights.card import markdown
+from octzoo.weights.folder import make_config, write_folder
+from octzoo.weights.golden import GOLDEN, golden_logits
+
+REPORT, PICTURE = "adaptation.json", "adaptation.png"
+
+
+def write(folder: Path, octave: nn.Module, name: str, report: Report, facts: dict[str, Any]) -> None:
+    """Write the folder, wholly or not at all.
+
+    Args:
+        folder: a new one.
+        octave: the network.
+        name: what timm.create_model takes, of the plain one.
+        report: of ``adapt``.
+        facts: what else to keep with it: where and how it was made, and what was measured.
+    """
+    config = config_of(octave, name, report)
+    found = {"network": name, **report.as_json(), **facts}
+    more: dict[str, str | bytes] = {REPORT: json.dumps(found, indent=1) + "\n", PICTURE: draw(report, name)}
+    write_folder(folder, octave.state_dict(), config, card(folder.name, name, report), more)
+
+
+def config_of(octave: Any, name: str, report: Report) -> dict[str, Any]:
+    """config.json, by which timm builds the network again."""
+    cfg = {**octave.pretrained_cfg, "architecture": NAME}
+    octave.pretrained_cfg = cfg
+    digits = f"{report.alpha:.6f}".split(".")[1].rstrip("0")
+    config = make_config(octave, report.alpha, f"{digits}.{name}", None)
+    plan = [list(row) for row in report.plan]
+    config["model_args"] = {"network": name, "alpha": report.alpha, "plan": plan}
+    config[GOLDEN] = golden_logits(octave, config["pretrained_cfg"]["input_size"])
+    return config
+
+
+def card(title: str, name: str, report: Report) -> str:
+    """README.md."""
+    learnt, measured = report.pictures
+    rows = [[step, f"{share:.1%}"] for step, share in report.agreement.items()]
+    return f"""---
+library_name: timm
+tags: [image-classification, timm, octzoo, octave-convolution]
+---
+
+# {title}
+
+`{name}` with octave convolutions ([Drop an Octave](https://arxiv.org/abs/1904.05049)): {report.alpha:g} of the channels
+of its octave layers are at half the resolution, which leaves {report.macs:.1%} of the multiply-accumulates. Made of the
+trained plain network by `octzoo octavize`, on {learnt} pictures without labels.
+
+```python
+import octzoo, timm
+
+model = timm.create_model("local-dir:.", pretrained=True)
+```
+
+How often its likeliest class is the plain network's, on {measured} other pictures of the same place:
+
+{markdown(["after", "agrees"], ["---", "--:"], rows)}
+
+![What each step left of the difference]({PICTURE})
+
+All figures are in `{REPORT}`. The accuracy on labelled pictures was not measured. It may be fine-tuned like any network
+of timm.
+"""

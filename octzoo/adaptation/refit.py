@@ -1,0 +1,172 @@
+"""Layer after layer, an octave network learns to give what the plain network gives there, in closed form."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from octzoo.adaptation.features import Part, features, parts_of, put_weights, targets, weights
+from octzoo.adaptation.report import Refitted
+from octzoo.adaptation.ridge import Sums, fit
+from octzoo.channels import ChannelOrder
+from octzoo.fused import NORMS
+from octzoo.octave import Octave
+from octzoo.plan import hooked, trial_run
+
+CHECKED = 5  # one batch of so many chooses the strength of the pull
+ROWS = 12  # for each feature, so many rows at least, where the pictures have them
+FEWEST, MOST = 16, 256  # positions in a map
+
+
+class _Reached(Exception):  # noqa: N818 (no error)
+    """A layer was reached: the rest of the network need not run."""
+
+
+def layers_of(octave: nn.Module) -> dict[str, str | None]:
+    """The convolutions that can be refitted, in order of execution -> the batch norm that alone takes their output.
+
+    From the first one that gives or takes an octave on; those that standardise their weight are left out.
+    """
+    order: list[str] = []
+    entered: dict[str, Any] = {}
+    made: dict[int, tuple[Any, str]] = {}
+    norms: dict[str, str | None] = {}
+    started = False
+
+    def enter(name: str, module: nn.Module, x: Any) -> None:
+        entered[name] = x
+        if type(module) in NORMS and id(x) in made:
+            norms[made[id(x)][1]] = name
+
+    def leave(name: str, module: nn.Module, y: Any) -> None:
+        nonlocal started
+        if isinstance(module, nn.Conv2d):
+            started = started or isinstance(y, Octave) or isinstance(entered[name], Octave)
+            made[id(y)] = y, name
+            if started and type(module).__name__ in ("Conv2d", "Conv2dSame", "OctConv2d") and name not in order:
+                order.append(name)
+
+    with hooked(octave, enter, leave):
+        trial_run(octave)
+    return {name: norms.get(name) for name in order}
+
+
+def refit_layer(
+    name: str,
+    norm: str | None,
+    octave: nn.Module,
+    plain: nn.Module,
+    batches: Iterable[Tensor],
+    order: ChannelOrder,
+    pictures: int,
+    seed: int = 0,
+) -> list[Refitted]:
+    """Refit one convolution of ``octave``, in place, on what reaches it, to what the plain network gives there.
+
+    With a batch norm behind it a constant is learnt too, and the norm takes it: its statistics become those of the new
+    outputs, its scale and shift what they have to be for that.
+
+    Args:
+        name: of the convolution, in both networks.
+        norm: of the batch norm behind it; None if there is none.
+        octave: the network; its layers before this one are as they will stay.
+        plain: the network that it learns from.
+        batches: of pictures, [B, C, H, W]; at least two.
+        order: ``channel_order`` of ``octave``.
+        pictures: in all batches together.
+        seed: of the positions that are looked at.
+    """
+    conv = cast(nn.Conv2d, octave.get_submodule(name))
+    rows = order.get(f"{name}.weight", (None, None))[0]
+    parts: list[Part] = []
+    sums: list[list[Sums | None]] = [[None, None], [None, None]]  # of each part, to learn from and to check on
+    with torch.inference_mode():
+        for i, batch in enumerate(batches):
+            x, y = input_of(octave, name, batch), output_of(plain, name, batch)
+            parts = parts_of(conv, x)
+            y = y if rows is None else y[:, rows]
+            generator = torch.Generator().manual_seed(seed)
+            for part, found in zip(parts, sums):
+                at = _positions(part, conv, pictures, generator)
+                new, kind = Sums.of(features(part, at), targets(part, y, at)), int(i % CHECKED == 1)
+                old = found[kind]
+                found[kind] = new if old is None else old + new
+    behind = octave.get_submodule(norm) if norm else None
+    with torch.no_grad():
+        return [_solve(name, conv, part, cast(Any, found), behind) for part, found in zip(parts, sums)]
+
+
+def _solve(name: str, conv: nn.Conv2d, part: Part, sums: Sequence[Sums], norm: Any) -> Refitted:
+    old = weights(part, conv.weight)
+    constant = norm is not None or conv.bias is not None
+    new, shift, before, after = fit(sums[0], sums[1], old, constant)
+    put_weights(part, conv.weight, new.to(conv.weight.dtype))
+    shift = shift.flatten()
+    if conv.bias is not None:
+        conv.bias[part.rows] = shift.to(conv.bias.dtype)
+    elif norm is not None:
+        s = (sums[0] + sums[1]).centred()
+        mean = (new * s.x[:, :, None]).sum(1).flatten()
+        variance = (new * (s.xx @ new)).sum(1).flatten()
+        absorb(norm, part.rows, mean, variance, shift)
+    return Refitted(name, "low" if part.rows.start else "high", before, after)
+
+
+def absorb(norm: Any, rows: slice, mean: Tensor, variance: Tensor, shift: Tensor | float = 0.0) -> None:
+    """Give a batch norm other statistics, and the scale and shift with which it gives what it gave before.
+
+    Args:
+        norm: any batch norm with statistics.
+        rows: the channels.
+        mean, variance: what its inputs have, [n].
+        shift: what is to be added to its inputs, [n].
+    """
+    was = (norm.running_var[rows].double() + norm.eps).sqrt()
+    scale = norm.weight[rows].double() / was
+    new = (variance.clamp_min(0) + norm.eps).sqrt()
+    bias = norm.bias[rows].double() + scale * (mean + shift - norm.running_mean[rows].double())
+    norm.weight[rows], norm.bias[rows] = (scale * new).to(norm.weight.dtype), bias.to(norm.bias.dtype)
+    norm.running_mean[rows], norm.running_var[rows] = mean.to(norm.bias.dtype), variance.to(norm.bias.dtype)
+
+
+def _positions(part: Part, conv: nn.Conv2d, pictures: int, generator: torch.Generator) -> Tensor:
+    """[P]: which pixels of an output are looked at, the same ones in every picture."""
+    pixels = part.size[0] * part.size[1]
+    wanted = math.ceil(ROWS * conv.weight[0].numel() / pictures)
+    return torch.randperm(pixels, generator=generator)[: min(max(wanted, FEWEST), MOST)]
+
+
+def input_of(model: nn.Module, name: str, x: Tensor) -> Any:
+    """What a module of ``model`` is given for pictures ``x``; nothing behind it runs."""
+    found: list[Any] = []
+
+    def stop(module: nn.Module, args: Any) -> None:
+        found.append(args[0])
+        raise _Reached
+
+    return _until(model, model.get_submodule(name).register_forward_pre_hook(stop), x, found)
+
+
+def output_of(model: nn.Module, name: str, x: Tensor) -> Any:
+    """What a module of ``model`` gives for pictures ``x``; nothing behind it runs."""
+    found: list[Any] = []
+
+    def stop(module: nn.Module, args: Any, y: Any) -> None:
+        found.append(y)
+        raise _Reached
+
+    return _until(model, model.get_submodule(name).register_forward_hook(stop), x, found)
+
+
+def _until(model: nn.Module, handle: Any, x: Tensor, found: list[Any]) -> Any:
+    try:
+        model(x)
+    except _Reached:
+        pass
+    finally:
+        handle.remove()
+    return found[0]

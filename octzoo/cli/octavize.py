@@ -1,0 +1,165 @@
+"""`octzoo octavize`: a pretrained plain network becomes an octave network, on unlabelled pictures."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from octzoo.cli.arguments import Parser
+from octzoo.cli.errors import report
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BATCH = 8
+PICTURES = 1000
+
+
+def main(arguments: list[str]) -> int:
+    """Adapts, writes the folder, says what came of it; returns the exit code."""
+    parser = Parser(
+        "octavize",
+        "Makes an octave network of a pretrained plain one: keeps the channels low that vary least, fits every layer\n"
+        "to what the plain network gives there, and lets the whole learn its answers. Needs pictures like those that\n"
+        "the network is for, a few hundred or more, without labels. What it writes loads by timm, as local-dir:DIR.\n"
+        "Stopped, it goes on where it was when the same command is given again.",
+        "octzoo octavize tf_efficientnet_lite0 --alpha 0.25 --data pictures/ --out lite0_octave",
+    )
+    parser.add_argument("name", metavar="NAME", help="what timm.create_model takes, with pretrained weights")
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights, in place of the published ones")
+    parser.add_argument("--alpha", type=float, metavar="A", help="the low share of the channels; default: 0.25")
+    parser.add_argument(
+        "--macs", type=float, metavar="R", help="the share of the arithmetic that may remain; chooses alpha"
+    )
+    places = "a folder, or SOURCE or SOURCE:ROOT as in octzoo fit: digits, hfds:DIR"
+    parser.add_argument("--data", required=True, metavar="PICTURES", help=places)
+    parser.add_argument("--pictures", type=int, default=PICTURES, metavar="N", help="at most; default: 1000")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to write")
+    parser.add_argument("--minutes", type=float, default=10.0, metavar="M", help="about, for all of it; default: 10")
+    parser.add_argument("--epochs", type=int, metavar="N", help="of distillation, in place of the minutes")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    options = parser.parse_args(arguments[1:])
+    return report(lambda: run(options), options.debug)
+
+
+def run(options: Namespace) -> None:
+    """Adapts what the options say. Raises UserError for what cannot be, before anything is computed."""
+    check(options)
+    import octzoo
+    from octzoo.adaptation.folder import write
+    from octzoo.weights.folder import check_new
+
+    check_new(options.out)
+    model = network(options.name, options.checkpoint)
+    place = options.out.with_name(f"{options.out.name}.adapting")
+    place.mkdir(parents=True, exist_ok=True)
+    batches = Prepared(options.data, options.pictures, model, place / "pictures.u8")
+    octave, found = octzoo.adapt(
+        model,
+        batches,
+        0.25 if options.alpha is None else options.alpha,
+        macs=options.macs,
+        epochs=options.epochs,
+        minutes=options.minutes,
+        seed=options.seed,
+        state=place / "state.pt",
+        say=say,
+    )
+    write(options.out, octave, options.name, found, facts(options))
+    shutil.rmtree(place)
+    for step, share in found.agreement.items():
+        print(f"{step:<10} {share:6.1%} of {found.pictures[1]} pictures as {options.name} answers")
+    print(f"{options.out}: alpha {found.alpha:g}, {found.macs:.1%} of the multiply-accumulates")
+    print(f'timm.create_model("local-dir:{options.out}", pretrained=True) loads it, after import octzoo')
+
+
+def check(options: Namespace) -> None:
+    """Raises UserError for options that cannot be."""
+    from octzoo.errors import UserError
+
+    if options.alpha is not None and options.macs is not None:
+        raise UserError("--alpha and --macs: the budget chooses alpha; give one of the two")
+    if options.alpha is not None and not 0 < options.alpha < 1:
+        raise UserError(f"--alpha {options.alpha:g} is not between 0 and 1")
+    if options.macs is not None and not 0 < options.macs < 1:
+        raise UserError(f"--macs {options.macs:g} is not between 0 and 1")
+    if options.minutes <= 0:
+        raise UserError(f"--minutes {options.minutes:g} is no time")
+    if options.epochs is not None and options.epochs < 0:
+        raise UserError(f"--epochs {options.epochs} is no number of epochs")
+    if options.checkpoint is not None and not options.checkpoint.is_file():
+        raise UserError(f"--checkpoint {options.checkpoint}: no such file")
+
+
+def network(name: str, checkpoint: Path | None) -> Any:
+    """The trained plain network. Raises UserError where there are no weights, or it is an octave network."""
+    from octzoo.errors import UserError
+    from octzoo.models.named import build
+    from octzoo.surgery import OctaveNetwork
+
+    how: dict[str, Any] = {"checkpoint_path": str(checkpoint)} if checkpoint else {"pretrained": True}
+    model = build(name, **how).eval()
+    if isinstance(model, OctaveNetwork):
+        raise UserError(f"{name} is an octave network already; give a plain one")
+    return model
+
+
+class Prepared:
+    """Batches of pictures as a network takes them, from a file of their pixels that is read again and again.
+
+    Args:
+        place: of the pictures.
+        most: of them, drawn at random.
+        model: that they are for.
+        file: where the pixels go, uint8 [N, C, H, W]; one that is whole is taken as it is.
+    """
+
+    def __init__(self, place: str, most: int, model: Any, file: Path):
+        import numpy as np
+        from timm.data import create_transform
+
+        from octzoo.data.normalize import split_transform
+        from octzoo.deploy.metadata import data_config_of
+        from octzoo.deploy.samples import draw_samples
+
+        config = data_config_of(model)
+        prepare, self.normalize = split_transform(create_transform(**config, is_training=False))
+        samples = draw_samples(place, most)
+        shape = (len(samples), *config["input_size"])
+        if not file.is_file() or file.stat().st_size != int(np.prod(shape)):
+            draft = file.with_suffix(".draft")
+            pixels = np.memmap(draft, np.uint8, "w+", shape=shape)
+            for start, batch in zip(range(0, len(samples), BATCH), samples.batches(prepare, BATCH)):
+                pixels[start : start + len(batch)] = batch.numpy()
+                say(f"picture {start + len(batch)} of {len(samples)}", end="\r")
+            say("")
+            pixels.flush()
+            draft.rename(file)
+        self.pixels = np.memmap(file, np.uint8, "r", shape=shape)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        import torch
+
+        for start in range(0, len(self.pixels), BATCH):
+            yield self.normalize(torch.from_numpy(self.pixels[start : start + BATCH].copy()))
+
+
+def facts(options: Namespace) -> dict[str, Any]:
+    """Where and how it was made; no path of this machine."""
+    from octzoo.train.environment import environment
+
+    source, colon, _ = options.data.partition(":")
+    data = "DIR" if Path(options.data).is_dir() else f"{source}:DIR" if colon else source
+    amount = (
+        f"--macs {options.macs:g}" if options.macs else f"--alpha {0.25 if options.alpha is None else options.alpha:g}"
+    )
+    return {**environment(), "command": f"octzoo octavize {options.name} {amount} --data {data} --out DIR"}
+
+
+def say(text: str, end: str = "\n") -> None:
+    """Progress, apart from the result."""
+    print(text, file=sys.stderr, end=end, flush=True)

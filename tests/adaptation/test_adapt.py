@@ -1,0 +1,172 @@
+"""A trained plain network becomes an octave one: as a function, as a command, stopped and gone on with."""
+
+import json
+
+import pytest
+import timm
+import torch
+
+import octzoo
+from octzoo.adaptation.adapt import agreement
+from octzoo.data.sources import open_split
+from octzoo.errors import UserError
+from octzoo.surgery import OctaveNetwork
+from octzoo.weights.folder import open_folder
+from octzoo_cli import main
+
+NAME = "oct_cifar_resnet20_a0.0.oz_digits"  # alpha 0: a plain network, trained on digits, which come with scikit-learn
+
+
+@pytest.fixture(scope="module")
+def plain() -> torch.nn.Module:
+    return timm.create_model(NAME, pretrained=True).eval()
+
+
+@pytest.fixture(scope="module")
+def pictures(plain: torch.nn.Module) -> list[torch.Tensor]:
+    transform = timm.data.create_transform(**timm.data.resolve_data_config(plain.pretrained_cfg))
+    digits = open_split("digits", None, "train").dataset
+    return list(torch.stack([transform(digits[i][0].convert("RGB")) for i in range(160)]).split(16))
+
+
+@pytest.fixture(scope="module")
+def others(plain: torch.nn.Module) -> list[torch.Tensor]:
+    transform = timm.data.create_transform(**timm.data.resolve_data_config(plain.pretrained_cfg))
+    digits = open_split("digits", None, "train").dataset
+    return list(torch.stack([transform(digits[i][0].convert("RGB")) for i in range(1000, 1200)]).split(50))
+
+
+@pytest.fixture(scope="module")
+def adapted(plain: torch.nn.Module, pictures: list[torch.Tensor]) -> tuple:
+    return octzoo.adapt(plain, pictures, 0.25, epochs=1)
+
+
+def test_it_answers_as_the_plain_network(adapted: tuple, plain: torch.nn.Module, others: list[torch.Tensor]) -> None:
+    octave, report = adapted
+    assert isinstance(octave, OctaveNetwork)
+    assert octave.octave_alpha == report.alpha == 0.25
+    assert agreement(octave, plain, others) > 0.9
+    raw = octzoo.octavize(timm.create_model(NAME, pretrained=True), 0.25, report.plan).eval()
+    assert agreement(octave, plain, others) > agreement(raw, plain, others)
+
+
+def test_the_report_says_what_was_done(adapted: tuple) -> None:
+    _, report = adapted
+    assert list(report.agreement) == ["as it is", "refitted", "distilled"]
+    assert report.pictures == (144, 16)
+    assert 0.5 < report.macs < 0.9
+    assert len(report.losses) == 1
+    assert all(row.after <= row.before for row in report.layers)
+    assert type(report).from_json(json.loads(json.dumps(report.as_json()))) == report
+
+
+def test_the_plain_network_stays_as_it_is(adapted: tuple, plain: torch.nn.Module) -> None:
+    fresh = timm.create_model(NAME, pretrained=True)
+    assert type(plain) is type(fresh)
+    for a, b in zip(plain.state_dict().values(), fresh.state_dict().values()):
+        assert torch.equal(a, b)
+    assert all(p.requires_grad for p in plain.parameters())
+
+
+def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values()))
+
+
+def test_the_same_seed_gives_the_same_network(adapted: tuple, plain: torch.nn.Module, pictures: list) -> None:
+    again, _ = octzoo.adapt(plain, pictures, 0.25, epochs=1)
+    assert same(again, adapted[0])
+    other, _ = octzoo.adapt(plain, pictures, 0.25, epochs=1, seed=1)
+    assert not same(other, adapted[0])
+
+
+@pytest.mark.parametrize("word", ["layer 3 ", "layer 20 ", "epoch 1 "])
+def test_stopped_it_goes_on_to_the_same_network(
+    word: str, adapted: tuple, plain: torch.nn.Module, pictures: list, tmp_path
+) -> None:
+    state, seen = tmp_path / "state.pt", []
+
+    def stop(text: str) -> None:
+        if text.startswith(word):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        octzoo.adapt(plain, pictures, 0.25, epochs=1, state=state, say=stop)
+    assert state.is_file()
+    again, _ = octzoo.adapt(plain, pictures, 0.25, epochs=1, state=state, say=seen.append)
+    assert same(again, adapted[0])
+    assert not any(text.startswith("layer 1 ") for text in seen)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_state_of_another_call_is_refused(plain: torch.nn.Module, pictures: list, tmp_path) -> None:
+    state = tmp_path / "state.pt"
+
+    def stop(text: str) -> None:
+        if text.startswith("layer 1 "):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        octzoo.adapt(plain, pictures, 0.25, state=state, say=stop)
+    with pytest.raises(UserError, match="of an adaptation with other settings or pictures: remove it to start anew"):
+        octzoo.adapt(plain, pictures, 0.5, state=state)
+    assert state.is_file()
+
+
+def test_a_budget_chooses_plan_and_alpha(plain: torch.nn.Module, pictures: list) -> None:
+    _, report = octzoo.adapt(plain, pictures[:6], macs=0.8, epochs=0)
+    assert 0.7 < report.macs <= 0.8
+    assert list(report.agreement) == ["as it is", "refitted"]
+    with pytest.raises(UserError, match="no plan takes 20% of the multiply-accumulates; the least is"):
+        octzoo.adapt(plain, pictures[:6], macs=0.2)
+
+
+@pytest.mark.parametrize("given", [[], "few", "iterator"])
+def test_pictures_that_cannot_do(given, plain: torch.nn.Module, pictures: list) -> None:
+    given = pictures[:3] if given == "few" else iter(pictures) if given == "iterator" else given
+    with pytest.raises(UserError, match="it takes more than 5, and the same ones each time"):
+        octzoo.adapt(plain, given)
+
+
+class TestCommand:
+    @pytest.fixture(scope="class")
+    def folder(self, tmp_path_factory: pytest.TempPathFactory):
+        out = tmp_path_factory.mktemp("octavized") / "digits"
+        arguments = ["octavize", NAME, "--data", "digits", "--pictures", "160", "--epochs", "1", "--out", str(out)]
+        assert main([*arguments, "--debug"]) == 0
+        return out
+
+    def test_the_folder_loads_by_timm_and_answers(self, folder, plain, others) -> None:
+        model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+        assert model.octave_alpha == 0.25
+        assert agreement(model, plain, others) > 0.9
+        assert list(model.pretrained_cfg["label_names"]) == list(plain.pretrained_cfg["label_names"])
+
+    def test_it_is_a_checkpoint_folder_with_a_report_and_a_picture(self, folder) -> None:
+        assert open_folder(folder).alpha == 0.25
+        report = json.loads((folder / "adaptation.json").read_text())
+        assert report["network"] == NAME
+        assert report["command"] == f"octzoo octavize {NAME} --alpha 0.25 --data digits --out DIR"
+        assert (folder / "adaptation.png").read_bytes().startswith(b"\x89PNG")
+        assert "digits" in (folder / "README.md").read_text()
+        assert [path.name for path in folder.parent.iterdir()] == ["digits"]
+
+    @pytest.mark.parametrize(
+        ("more", "text"),
+        [
+            (["--alpha", "0.5", "--macs", "0.5"], "the budget chooses alpha"),
+            (["--alpha", "1"], "--alpha 1 is not between 0 and 1"),
+            (["--macs", "1.5"], "--macs 1.5 is not between 0 and 1"),
+            (["--minutes", "0"], "--minutes 0 is no time"),
+            (["--checkpoint", "nowhere.pth"], "--checkpoint nowhere.pth: no such file"),
+        ],
+    )
+    def test_mistakes_are_told_before_anything_is_done(self, more, text, tmp_path, capsys) -> None:
+        out = tmp_path / "out"
+        assert main(["octavize", NAME, "--data", "digits", "--out", str(out), *more]) == 2
+        assert text in capsys.readouterr().err
+        assert not list(tmp_path.iterdir())
+
+    def test_an_octave_network_is_refused(self, tmp_path, capsys) -> None:
+        name = "oct_cifar_resnet20_a0.25.oz_digits"
+        assert main(["octavize", name, "--data", "digits", "--out", str(tmp_path / "out")]) == 2
+        assert f"{name} is an octave network already; give a plain one" in capsys.readouterr().err

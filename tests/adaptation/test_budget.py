@@ -1,0 +1,86 @@
+"""From a budget of multiply-accumulates to a plan."""
+
+import json
+
+import pytest
+import timm
+import torch
+
+import octzoo
+from octzoo.adaptation.budget import choose_plan, count, measure, octave_of, plain_strides
+from octzoo.adaptation.cost import pooling_costs
+from octzoo.channels import channel_groups
+from octzoo.data.photos import Photos
+from octzoo.plan import default_plan
+from octzoo_cli import main
+
+NAME = "oct_cifar_resnet20_a0.0.oz_digits"
+
+
+@pytest.fixture(scope="module")
+def plain() -> torch.nn.Module:
+    return timm.create_model(NAME, pretrained=True).eval()
+
+
+@pytest.fixture(scope="module")
+def costs(plain: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return pooling_costs(plain, [torch.randn(4, 3, 32, 32)])
+
+
+@pytest.mark.parametrize("macs", [0.9, 0.7])
+def test_a_plan_keeps_to_its_budget_and_uses_it(macs: float, plain: torch.nn.Module, costs: dict) -> None:
+    choice = choose_plan(plain, macs, costs, (0.25, 0.5))
+    octave = octave_of(plain, choice.alpha, choice.plan)
+    assert measure(plain, octave) == choice.macs <= macs
+    assert choice.macs > macs - 0.1
+
+
+def test_no_dearer_plan_is_taken(plain: torch.nn.Module, costs: dict) -> None:
+    both = choose_plan(plain, 0.85, costs, (0.25, 0.5))
+    assert both.cost == min(choose_plan(plain, 0.85, costs, (alpha,)).cost for alpha in (0.25, 0.5))
+
+
+def test_a_wider_budget_costs_no_more(plain: torch.nn.Module, costs: dict) -> None:
+    assert choose_plan(plain, 0.95, costs, (0.25,)).cost <= choose_plan(plain, 0.82, costs, (0.25,)).cost
+
+
+def test_layers_of_a_group_go_together(plain: torch.nn.Module, costs: dict) -> None:
+    choice = choose_plan(plain, 0.9, costs, (0.25,))
+    zero = {row.pattern for row in choice.plan if row.kind == "zero"}
+    groups = channel_groups(octave_of(plain, 0.25, plain_strides(default_plan(plain))), costs)
+    assert any(zero & set(group.layers) for group in groups)
+    assert all(not zero & set(group.layers) or set(group.layers) <= zero for group in groups if group.costs is not None)
+
+
+def test_multiply_accumulates_are_counted_of_networks_on_any_device(plain: torch.nn.Module) -> None:
+    assert count(plain) == count(timm.create_model(NAME, device="meta"))
+
+
+def test_photos_are_real_pictures_and_the_same_ones_every_time() -> None:
+    photos, again = Photos(6), Photos(6)
+    assert len(photos) == 6
+    assert all(photos[i].tobytes() == again[i].tobytes() for i in range(6))
+    assert all(photos[i].mode == "RGB" and 160 <= photos[i].width == photos[i].height < 400 for i in range(6))
+    assert photos[0].tobytes() != photos[2].tobytes()
+
+
+class TestCommand:
+    def test_it_prints_the_plan_and_writes_it(self, tmp_path, capsys) -> None:
+        out = tmp_path / "plan.json"
+        assert main(["plan", NAME, "--macs", "0.8", "--json", str(out)]) == 0
+        text = capsys.readouterr().out
+        facts = json.loads(out.read_text())
+        assert f"{NAME}: alpha {facts['alpha']:g}, {facts['macs']:.1%} of the multiply-accumulates" in text
+        model = octzoo.octavize(timm.create_model(NAME), facts["alpha"], facts["plan"])
+        assert measure(timm.create_model(NAME), model) == facts["macs"] <= 0.8
+
+    def test_with_pictures_of_ones_own(self, capsys) -> None:
+        assert main(["plan", NAME, "--macs", "0.8", "--data", "digits"]) == 0
+        assert "groups of layers are octave" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("macs", "text"), [("0.1", "no plan takes 10% of the multiply-accumulates"), ("2", "--macs 2 is not between")]
+    )
+    def test_a_budget_that_cannot_be(self, macs: str, text: str, capsys) -> None:
+        assert main(["plan", NAME, "--macs", macs]) == 2
+        assert text in capsys.readouterr().err
