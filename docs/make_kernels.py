@@ -3,7 +3,7 @@
 The engines' times, not a clock's around them: what convolutions alone take of an octave network is the least that it
 can take in this engine, whatever is done about the rest.
 
-command  python docs/make_kernels.py [--table: of the figures that are there]
+command  python docs/make_kernels.py [NETWORK...: these alone are measured; --table: none are]
 """
 
 import json
@@ -13,6 +13,7 @@ import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -25,13 +26,21 @@ from octzoo.train.environment import environment, package_version
 from octzoo.weights.card import markdown
 
 DOCS = Path(__file__).parent
-PLAIN, OCTAVE = "resnet50", ("resnet50@0.125", "resnet50@0.25", "resnet50@0.5", "resnet50@0.75")
-THREADS, ROUNDS, SIZE = 2, 10, (3, 224, 224)
+ALPHAS = ("0.125", "0.25", "0.5", "0.75")
+NETWORKS = {  # plain network -> beside it
+    "resnet50": tuple(f"resnet50@{alpha}" for alpha in ALPHAS),
+    "oct_mobilenetv2_100_a0.0": tuple(f"oct_mobilenetv2_100_a{alpha}" for alpha in ALPHAS),
+    "oct_densenet121_a0.0": tuple(f"oct_densenet121_a{alpha}" for alpha in ("0.25", "0.5")),
+    "oct_cifar_resnet20_a0.0": tuple(f"oct_cifar_resnet20_a{alpha}" for alpha in ("0.25", "0.5", "0.75")),
+}
+THREADS, ROUNDS = 2, 10
 BEGIN, END = "<!-- kernels: made by docs/make_kernels.py -->", "<!-- end of kernels -->"
 Kernels = Counter[str]  # kind of kernel -> milliseconds of a batch
+Size = tuple[int, int, int]
+Measure = Callable[[str, int, Size], Kernels]
 
 
-def in_onnx(name: str, batch: int) -> Kernels:
+def in_onnx(name: str, batch: int, size: Size) -> Kernels:
     """By ONNX Runtime's profile."""
     import onnxruntime
 
@@ -41,9 +50,9 @@ def in_onnx(name: str, batch: int) -> Kernels:
         options.log_severity_level = 3
         options.enable_profiling, options.profile_file_prefix = True, f"{place}/profile"
         options.add_free_dimension_override_by_name("batch", batch)
-        write_onnx(fuse(build(name)), path := Path(place) / "network.onnx", SIZE)
+        write_onnx(fuse(build(name)), path := Path(place) / "network.onnx", size)
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        x = Setting(batch, SIZE, THREADS).pictures().numpy()
+        x = Setting(batch, size, THREADS).pictures().numpy()
         for _ in range(2 + ROUNDS):
             session.run(None, {session.get_inputs()[0].name: x})
         events = json.loads(Path(session.end_profiling()).read_text())
@@ -55,13 +64,13 @@ def in_onnx(name: str, batch: int) -> Kernels:
     return summed({node: (kinds[node], found[2:]) for node, found in times.items()})
 
 
-def in_openvino(name: str, batch: int) -> Kernels:
+def in_openvino(name: str, batch: int, size: Size) -> Kernels:
     """By OpenVINO's counters."""
     import openvino
 
-    x = Setting(batch, SIZE, THREADS).pictures().numpy()
+    x = Setting(batch, size, THREADS).pictures().numpy()
     with tempfile.TemporaryDirectory() as place:
-        write_onnx(fuse(build(name)), path := Path(place) / "network.onnx", SIZE)
+        write_onnx(fuse(build(name)), path := Path(place) / "network.onnx", size)
         core = openvino.Core()
         network = core.read_model(path)
         network.reshape(list(x.shape))
@@ -84,11 +93,11 @@ def summed(nodes: dict[str, tuple[str, list[float]]]) -> Kernels:
     return found
 
 
-def in_pytorch(mode: str, train: bool = False) -> Callable[[str, int], Kernels]:
+def in_pytorch(mode: str, train: bool = False) -> Measure:
     """By torch's profiler."""
 
-    def kernels(name: str, batch: int) -> Kernels:
-        run = (TRAINING if train else ENGINES)[mode](build(name), Setting(batch, SIZE, THREADS)).run
+    def kernels(name: str, batch: int, size: Size) -> Kernels:
+        run = (TRAINING if train else ENGINES)[mode](build(name), Setting(batch, size, THREADS)).run
         rounds = []
         for _ in range(2 + ROUNDS):
             with profile(activities=[ProfilerActivity.CPU]) as seen:
@@ -99,16 +108,26 @@ def in_pytorch(mode: str, train: bool = False) -> Callable[[str, int], Kernels]:
     return kernels
 
 
-ROWS: dict[str, tuple[Callable[[str, int], Kernels], int]] = {
-    "fused, batch 8": (in_pytorch("fused"), 8),
-    "fused, batch 1": (in_pytorch("fused"), 1),
-    "compile, batch 8": (in_pytorch("compile"), 8),
-    "compile, batch 1": (in_pytorch("compile"), 1),
+RUNTIMES: dict[str, tuple[Measure, int]] = {
     "onnx, batch 8": (in_onnx, 8),
     "onnx, batch 1": (in_onnx, 1),
     "openvino, batch 8": (in_openvino, 8),
     "openvino, batch 1": (in_openvino, 1),
-    "eager, training, batch 8": (in_pytorch("eager", train=True), 8),
+}
+FUSED: dict[str, tuple[Measure, int]] = {
+    "fused, batch 8": (in_pytorch("fused"), 8),
+    "fused, batch 1": (in_pytorch("fused"), 1),
+}
+COMPILED: dict[str, tuple[Measure, int]] = {
+    "compile, batch 8": (in_pytorch("compile"), 8),
+    "compile, batch 1": (in_pytorch("compile"), 1),
+}
+TRAINED = in_pytorch("eager", train=True)
+ROWS: dict[str, dict[str, tuple[Measure, int]]] = {
+    "resnet50": {**FUSED, **COMPILED, **RUNTIMES, "eager, training, batch 8": (TRAINED, 8)},
+    "oct_mobilenetv2_100_a0.0": {**FUSED, **RUNTIMES},
+    "oct_densenet121_a0.0": {**FUSED, **RUNTIMES},
+    "oct_cifar_resnet20_a0.0": {"eager, training, batch 128": (TRAINED, 128)},
 }
 
 
@@ -117,15 +136,16 @@ def convolutions(kernels: dict[str, float]) -> float:
     return sum(ms for kind, ms in kernels.items() if "conv" in kind.lower())
 
 
-def table(rows: dict[str, dict[str, dict[str, float]]]) -> str:
-    """Shares of all of the plain network's kernels: an octave network's convolutions, and its other kernels."""
+def table(network: str, rows: dict[str, dict[str, dict[str, float]]]) -> str:
+    """Shares of all of the plain network's kernels: a network's convolutions, and its other kernels."""
+    names = (network, *NETWORKS[network])
     lines = []
-    for row, networks in rows.items():
-        plain = sum(networks[PLAIN].values())
-        alone = [convolutions(networks[name]) / plain for name in networks]
-        rest = [sum(networks[name].values()) / plain - share for name, share in zip(networks, alone)]
-        lines.append([row, f"{plain:.1f}", *(f"**{a:.2f}** + {r:.2f}" for a, r in zip(alone, rest))])
-    head = ["engine", f"`{PLAIN}`, ms", *(f"`{name}`" for name in (PLAIN, *OCTAVE))]
+    for row, found in rows.items():
+        whole = sum(found[network].values())
+        alone = [convolutions(found[name]) / whole for name in names]
+        rest = [sum(found[name].values()) / whole - share for name, share in zip(names, alone)]
+        lines.append([row, f"{whole:.1f}", *(f"**{a:.2f}** + {r:.2f}" for a, r in zip(alone, rest))])
+    head = ["engine", "all, ms", *(f"`{name}`" for name in names)]
     return markdown(head, ["---", *["--:"] * (len(head) - 1)], lines)
 
 
@@ -137,25 +157,33 @@ def write(found: dict) -> None:
     page = DOCS / "speed.md"
     before, _, rest = page.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
-    lines = [BEGIN, "", table(found["rows"]), "", f"{where}{ROUNDS} rounds. Command: `{found['command']}`.", "", END]
-    page.write_text(before + "\n".join(lines) + after)
+    tables = [table(network, rows) for network, rows in found["networks"].items()]
+    lines = [BEGIN, *tables, f"{where}{ROUNDS} rounds. Command: `{found['command']}`.", END]
+    page.write_text(before + "\n\n".join(lines) + after)
 
 
-def main() -> None:
+def main(arguments: list[str]) -> None:
     """Measures every row, one network after the other: each engine's kernels do not wait for one another's."""
     torch.set_num_threads(THREADS)
-    rows: dict[str, dict[str, dict[str, float]]] = {}
-    for row, (kernels, batch) in ROWS.items():
-        rows[row] = {}
-        for name in (PLAIN, *OCTAVE):
-            print(f"{row}: {name}", file=sys.stderr)
-            rows[row][name] = {k: round(ms, 4) for k, ms in kernels(name, batch).most_common() if ms >= 0.001}
-    facts = environment()
-    facts["packages"] |= {name: package_version(name) for name in ("onnxruntime", "openvino")}
-    found = {**facts, "command": "python docs/make_kernels.py", "threads": THREADS, "rows": rows}
-    (DOCS / "kernels.json").write_text(json.dumps(found, indent=1) + "\n")
+    file = DOCS / "kernels.json"
+    found = json.loads(file.read_text()) if file.exists() else {"networks": {}}
+    for plain in [] if "--table" in arguments else arguments or NETWORKS:
+        rows: dict[str, dict[str, dict[str, float]]] = {}
+        for row, (kernels, batch) in ROWS[plain].items():
+            rows[row] = {}
+            for name in (plain, *NETWORKS[plain]):
+                print(f"{row}: {name}", file=sys.stderr)
+                model = build(name, device="meta")
+                size = cast(Any, model).pretrained_cfg["input_size"]
+                counted = kernels(name, batch, size).most_common()
+                rows[row][name] = {kind: round(ms, 4) for kind, ms in counted if ms >= 0.001}
+        facts = environment()
+        facts["packages"] |= {name: package_version(name) for name in ("onnxruntime", "openvino")}
+        networks = {**found["networks"], plain: rows}
+        found = {**facts, "command": "python docs/make_kernels.py", "threads": THREADS, "networks": networks}
+        file.write_text(json.dumps(found, indent=1) + "\n")
     write(found)
 
 
 if __name__ == "__main__":
-    write(json.loads((DOCS / "kernels.json").read_text())) if "--table" in sys.argv else main()
+    main(sys.argv[1:])

@@ -60,10 +60,13 @@ def choose_plan(model: nn.Module, macs: float, costs: Mapping[str, Tensor], alph
     Raises:
         UserError: nothing saves so much.
     """
-    found = [choice for alpha in alphas if (choice := _at(model, macs, costs, alpha))]
+    plain = copy.deepcopy(model).to("meta")
+    whole, rows = count(plain), plain_strides(default_plan(plain))
+    least = {alpha: count(octave_of(plain, alpha, rows)) / whole for alpha in alphas}
+    found = [_at(plain, whole, rows, macs, costs, alpha, share) for alpha, share in least.items() if share <= macs]
     if not found:
-        least = min(measure(model, octave_of(model, alpha, plain_strides(default_plan(model)))) for alpha in alphas)
-        raise UserError(f"no plan takes {macs:.0%} of the multiply-accumulates; the least is {least:.1%}")
+        all_of_them = min(least.values())
+        raise UserError(f"no plan takes {macs:.0%} of the multiply-accumulates; the least is {all_of_them:.1%}")
     return min(found, key=lambda choice: choice.cost)
 
 
@@ -87,12 +90,17 @@ def count(model: nn.Module) -> int:
     return counter.get_total_flops() // 2
 
 
-def _at(model: nn.Module, macs: float, costs: Mapping[str, Tensor], alpha: float) -> Choice | None:
-    rows = plain_strides(default_plan(model))
-    octave = octave_of(model, alpha, rows)
-    share = measure(model, octave)
-    if share > macs:
-        return None
+def _at(
+    plain: nn.Module,
+    whole: int,
+    rows: tuple[Row, ...],
+    macs: float,
+    costs: Mapping[str, Tensor],
+    alpha: float,
+    share: float,
+) -> Choice:
+    """The plan at one alpha; ``whole``: of the plain network, ``share``: of it, with all octaves, which is enough."""
+    octave = octave_of(plain, alpha, rows)
     layers = [name for name, m in octave.named_modules() if isinstance(m, OctConv2d) and m.low_out]
     groups = [group for group in channel_groups(octave, costs) if group.layers and set(group.layers) <= set(layers)]
     price = [_price(group, alpha) for group in groups]
@@ -101,7 +109,7 @@ def _at(model: nn.Module, macs: float, costs: Mapping[str, Tensor], alpha: float
         return (*(Row(name, "zero", 1, "conv") for i in off for name in groups[i].layers), *rows)
 
     def share_without(off: Sequence[int]) -> float:
-        return measure(model, octave_of(model, alpha, plan_without(off)))
+        return count(octave_of(plain, alpha, plan_without(off))) / whole
 
     saved = [share_without([i]) - share for i in range(len(groups))]
     dear = sorted(range(len(groups)), key=lambda i: price[i] / max(saved[i], 1e-9), reverse=True)
