@@ -79,7 +79,7 @@ def test_the_same_seed_gives_the_same_network(adapted: tuple, plain: torch.nn.Mo
     assert not same(other, adapted[0])
 
 
-@pytest.mark.parametrize("word", ["layer 3 ", "layer 20 ", "epoch 1 "])
+@pytest.mark.parametrize("word", ["layer 3 ", pytest.param("layer 20 ", marks=pytest.mark.slow), "epoch 1 "])
 def test_stopped_it_goes_on_to_the_same_network(
     word: str, adapted: tuple, plain: torch.nn.Module, pictures: list, tmp_path
 ) -> None:

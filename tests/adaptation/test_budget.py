@@ -35,6 +35,7 @@ def test_a_plan_keeps_to_its_budget_and_uses_it(macs: float, plain: torch.nn.Mod
     assert choice.macs > macs - 0.1
 
 
+@pytest.mark.slow
 def test_no_dearer_plan_is_taken(plain: torch.nn.Module, costs: dict) -> None:
     both = choose_plan(plain, 0.85, costs, (0.25, 0.5))
     assert both.cost == min(choose_plan(plain, 0.85, costs, (alpha,)).cost for alpha in (0.25, 0.5))
@@ -74,6 +75,7 @@ class TestCommand:
         model = octzoo.octavize(timm.create_model(NAME), facts["alpha"], facts["plan"])
         assert measure(timm.create_model(NAME), model) == facts["macs"] <= 0.8
 
+    @pytest.mark.slow
     def test_with_pictures_of_ones_own(self, capsys) -> None:
         assert main(["plan", NAME, "--macs", "0.8", "--data", "digits"]) == 0
         assert "groups of layers are octave" in capsys.readouterr().out

@@ -78,6 +78,7 @@ def test_refitting_never_makes_a_layer_worse_and_helps_most(kind: str) -> None:
     assert sum(row.after < 0.999 * row.before for row in found) > len(found) / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_refitting_brings_the_answers_nearer_to_the_plain_networks(kind: str) -> None:
     plain, other = trained(kind), smooth_pictures(16, seed=1)
