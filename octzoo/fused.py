@@ -46,7 +46,7 @@ def fuse(model: M) -> M:
 def fuse_(model: M) -> M:
     """``fuse`` in place: convolutions and norms inside ``model`` are exchanged."""
     model.eval().requires_grad_(False)
-    seen = _Seen(model)
+    seen = Seen(model)
     modules = dict(model.named_modules())
     for name, conv in modules.items():
         if type(conv) not in PLAIN and not (isinstance(conv, OctConv2d) and len(seen.low_in[name]) == 1):
@@ -129,7 +129,7 @@ class FusedConv2d(nn.Module):
         return ", ".join([*(f"{name}={shape}" for name, shape in shapes.items()), f"stride={self.geometry.stride}"])
 
 
-class _Seen(TorchFunctionMode):
+class Seen(TorchFunctionMode):
     """What one pass shows of each convolution: how its input is split, and what uses its output.
 
     Attributes:

@@ -65,16 +65,20 @@ def adapt(
         The octave network, in eval mode, and the report.
 
     Raises:
-        UserError: too few pictures, a budget that no plan meets, or a state of another call.
+        UserError: too few pictures, other ones each time, a plan and a budget, a budget that no plan meets, or a state
+            of another call.
         OctaveError: of ``octavize`` or ``channel_order``.
     """
+    if macs is not None and plan is not None:
+        raise UserError("adapt: macs chooses the plan; give one of the two")
     plain: Any = copy.deepcopy(model).eval().requires_grad_(False).to(memory_format=torch.channels_last)
     learn, check = _Some(pictures, False), _Some(pictures, True)
-    sizes = _sizes(pictures)
-    measured = sum(n for i, n in enumerate(sizes) if _kept_back(i))
-    learnt = sum(sizes) - measured
+    seen = _seen(pictures)
+    measured = sum(n for i, (n, _) in enumerate(seen) if _kept_back(i))
+    learnt = sum(n for n, _ in seen) - measured
     wanted: list[list[Any]] | None = None if plan is None else [[*row] for row in plan]
-    saved = State(state, {"alpha": alpha, "plan": wanted, "macs": macs, "seed": seed, "sizes": sizes})
+    asked = {"alpha": alpha, "plan": wanted, "macs": macs, "epochs": epochs, "seed": seed, "pictures": seen}
+    saved = State(state, {**asked, "network": _sum(plain.state_dict().values())})
     if saved.costs is None:
         say("which channels vary least in space")
         saved.costs = pooling_costs(plain, learn)
@@ -109,8 +113,6 @@ def _plan(
     if macs is None:
         rows = default_plan(plain) if plan is None else read_plan(plan)
         return alpha, plain_strides(rows)
-    if plan is not None:
-        raise UserError("adapt: macs chooses the plan; give one of the two")
     say(f"a plan for {macs:.0%} of the multiply-accumulates")
     choice = choose_plan(plain, macs, costs)
     return choice.alpha, choice.plan
@@ -182,11 +184,16 @@ def _kept_back(number: int) -> bool:
     return number % HELD_OUT == HELD_OUT // 2
 
 
-def _sizes(pictures: Iterable[Tensor]) -> list[int]:
-    sizes = [len(x) for x in pictures]
-    if len(sizes) <= HELD_OUT // 2 or len(sizes) != sum(1 for _ in pictures):
+def _seen(pictures: Iterable[Tensor]) -> list[tuple[int, float]]:
+    """Of each batch how many pictures it has, and their sum, by which it is known again."""
+    first, second = ([(len(x), _sum([x])) for x in pictures] for _ in range(2))
+    if len(first) <= HELD_OUT // 2 or first != second:
         raise UserError(
-            f"adapt: pictures gave {len(sizes)} batches; it takes more than {HELD_OUT // 2}, and the same ones each "
-            "time (a list or a DataLoader, not an iterator)"
+            f"adapt: pictures gave {len(first)} batches; it takes more than {HELD_OUT // 2}, and the same ones each "
+            "time (a list or a DataLoader that does not shuffle, not an iterator)"
         )
-    return sizes
+    return first
+
+
+def _sum(tensors: Iterable[Tensor]) -> float:
+    return float(sum(t.double().sum() for t in tensors))

@@ -19,7 +19,7 @@ class Schedule(NamedTuple):
 
     Attributes:
         epochs: passes over the pictures.
-        lr: Adam's largest learning rate: small, for what refitting found is soon lost (3e-4 took 10 points).
+        lr: Adam's largest learning rate: small, for what refitting found is soon lost.
         warm_up: steps until it is reached; it falls to 0 along a cosine then.
         scale: the least share of a picture's area that a random crop takes.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from torch import nn
@@ -37,9 +38,9 @@ def write(folder: Path, octave: nn.Module, name: str, report: Report, facts: dic
 def config_of(octave: Any, name: str, report: Report) -> dict[str, Any]:
     """config.json, by which timm builds the network again."""
     cfg = {**octave.pretrained_cfg, "architecture": NAME}
-    octave.pretrained_cfg = cfg
+    described = SimpleNamespace(pretrained_cfg=cfg, num_classes=octave.num_classes, num_features=octave.num_features)
     digits = f"{report.alpha:.6f}".split(".")[1].rstrip("0")
-    config = make_config(octave, report.alpha, f"{digits}.{name}", None)
+    config = make_config(described, report.alpha, f"{digits}.{name}", None)
     plan = [list(row) for row in report.plan]
     config["model_args"] = {"network": name, "alpha": report.alpha, "plan": plan}
     config[GOLDEN] = golden_logits(octave, config["pretrained_cfg"]["input_size"])

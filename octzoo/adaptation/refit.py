@@ -13,7 +13,8 @@ from octzoo.adaptation.features import Part, features, parts_of, put_weights, ta
 from octzoo.adaptation.report import Refitted
 from octzoo.adaptation.ridge import Sums, fit
 from octzoo.channels import ChannelOrder
-from octzoo.fused import NORMS
+from octzoo.fused import PLAIN, Seen
+from octzoo.layers import OctConv2d
 from octzoo.octave import Octave
 from octzoo.plan import hooked, trial_run
 
@@ -33,26 +34,27 @@ def layers_of(octave: nn.Module) -> dict[str, str | None]:
     """
     order: list[str] = []
     entered: dict[str, Any] = {}
-    made: dict[int, tuple[Any, str]] = {}
-    norms: dict[str, str | None] = {}
     started = False
 
     def enter(name: str, module: nn.Module, x: Any) -> None:
         entered[name] = x
-        if type(module) in NORMS and id(x) in made:
-            norms[made[id(x)][1]] = name
 
     def leave(name: str, module: nn.Module, y: Any) -> None:
         nonlocal started
         if isinstance(module, nn.Conv2d):
             started = started or isinstance(y, Octave) or isinstance(entered[name], Octave)
-            made[id(y)] = y, name
-            if started and type(module).__name__ in ("Conv2d", "Conv2dSame", "OctConv2d") and name not in order:
+            if started and type(module) in (*PLAIN, OctConv2d) and name not in order:
                 order.append(name)
 
     with hooked(octave, enter, leave):
         trial_run(octave)
-    return {name: norms.get(name) for name in order}
+    seen = Seen(octave)
+
+    def behind(name: str) -> str | None:
+        norm = seen.norm_of(name)
+        return norm if norm and cast(Any, octave.get_submodule(norm)).weight is not None else None
+
+    return {name: behind(name) for name in order}
 
 
 def refit_layer(

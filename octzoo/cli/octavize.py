@@ -56,8 +56,7 @@ def run(options: Namespace) -> None:
     check_new(options.out)
     model = network(options.name, options.checkpoint)
     place = options.out.with_name(f"{options.out.name}.adapting")
-    place.mkdir(parents=True, exist_ok=True)
-    batches = Prepared(options.data, options.pictures, model, place / "pictures.u8")
+    batches = Prepared(options.data, options.pictures, model, place)
     octave, found = octzoo.adapt(
         model,
         batches,
@@ -87,6 +86,8 @@ def check(options: Namespace) -> None:
         raise UserError(f"--alpha {options.alpha:g} is not between 0 and 1")
     if options.macs is not None and not 0 < options.macs < 1:
         raise UserError(f"--macs {options.macs:g} is not between 0 and 1")
+    if options.pictures < 1:
+        raise UserError(f"--pictures {options.pictures} is no number of pictures")
     if options.minutes <= 0:
         raise UserError(f"--minutes {options.minutes:g} is no time")
     if options.epochs is not None and options.epochs < 0:
@@ -115,10 +116,12 @@ class Prepared:
         place: of the pictures.
         most: of them, drawn at random.
         model: that they are for.
-        file: where the pixels go, uint8 [N, C, H, W]; one that is whole is taken as it is.
+        folder: where the file goes, uint8 [N, C, H, W]; one of the same pictures that is whole is taken as it is.
     """
 
-    def __init__(self, place: str, most: int, model: Any, file: Path):
+    def __init__(self, place: str, most: int, model: Any, folder: Path):
+        import hashlib
+
         import numpy as np
         from timm.data import create_transform
 
@@ -130,6 +133,10 @@ class Prepared:
         prepare, self.normalize = split_transform(create_transform(**config, is_training=False))
         samples = draw_samples(place, most)
         shape = (len(samples), *config["input_size"])
+        names = [samples.pictures.name(index) for index in samples.indices]
+        digest = hashlib.sha256(repr((place, names, sorted(config.items()))).encode()).hexdigest()[:16]
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / f"pictures-{digest}.u8"
         if not file.is_file() or file.stat().st_size != int(np.prod(shape)):
             draft = file.with_suffix(".draft")
             pixels = np.memmap(draft, np.uint8, "w+", shape=shape)
@@ -154,10 +161,19 @@ def facts(options: Namespace) -> dict[str, Any]:
 
     source, colon, _ = options.data.partition(":")
     data = "DIR" if Path(options.data).is_dir() else f"{source}:DIR" if colon else source
-    amount = (
-        f"--macs {options.macs:g}" if options.macs else f"--alpha {0.25 if options.alpha is None else options.alpha:g}"
-    )
-    return {**environment(), "command": f"octzoo octavize {options.name} {amount} --data {data} --out DIR"}
+    given = {
+        "--checkpoint": options.checkpoint and "FILE",
+        "--alpha": None if options.macs else f"{0.25 if options.alpha is None else options.alpha:g}",
+        "--macs": options.macs and f"{options.macs:g}",
+        "--data": data,
+        "--pictures": None if options.pictures == PICTURES else str(options.pictures),
+        "--minutes": f"{options.minutes:g}" if options.epochs is None else None,
+        "--epochs": None if options.epochs is None else str(options.epochs),
+        "--seed": str(options.seed) if options.seed else None,
+        "--out": "DIR",
+    }
+    words = [word for name, value in given.items() if value for word in (name, value)]
+    return {**environment(), "command": " ".join(["octzoo octavize", options.name, *words])}
 
 
 def say(text: str, end: str = "\n") -> None:

@@ -52,6 +52,10 @@ def run(options: Namespace) -> None:
 
     if not 0 < options.macs < 1:
         raise UserError(f"--macs {options.macs:g} is not between 0 and 1")
+    if options.checkpoint is not None and not options.checkpoint.is_file():
+        raise UserError(f"--checkpoint {options.checkpoint}: no such file")
+    if options.json is not None and not options.json.absolute().parent.is_dir():
+        raise UserError(f"--json {options.json}: no such folder")
     model: Any = build(options.name).eval() if options.no_pretrained else network(options.name, options.checkpoint)
     print("what each channel would lose", file=sys.stderr)
     costs = pooling_costs(model, pictures(model, options.data))

@@ -23,6 +23,8 @@ from octzoo.weights.resolve import weights_file
 
 ALPHAS = (0.0, 0.125, 0.25, 0.5, 0.75)
 DEFAULT_ALPHA = 0.25
+# What an octave network keeps of the pretrained cfg of the plain one: all but where its weights are.
+PREPARATION = ("input_size", "pool_size", "crop_pct", "interpolation", "mean", "std", "first_conv", "classifier")
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,10 @@ import timm
 from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
-from octzoo.models._register import DEFAULT_ALPHA, Network, build_octave, check_alpha
+from octzoo.models._register import DEFAULT_ALPHA, PREPARATION, Network, build_octave, check_alpha
 from octzoo.plan import Row
 
 NAME = "oct_any"
-PREPARATION = ("input_size", "pool_size", "crop_pct", "interpolation", "mean", "std", "first_conv", "classifier")
 default_cfgs = generate_default_cfgs({NAME: {}})
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from timm.models import get_pretrained_cfg, model_entrypoint
 from torch import nn
 
-from octzoo.models._register import ALPHAS, Network, register
+from octzoo.models._register import ALPHAS, PREPARATION, Network, register
 
 
 def _plain(arch: str, **kwargs: Any) -> nn.Module:
@@ -20,8 +20,7 @@ def _network(arch: str, levels: int = 5, alphas: Sequence[float] = ALPHAS, **kwa
     """timm's network ``arch`` (with ``kwargs``) with timm's own input, normalisation and classifier."""
     cfg = get_pretrained_cfg(arch)
     assert cfg is not None
-    kept = ("input_size", "pool_size", "crop_pct", "interpolation", "mean", "std", "first_conv", "classifier")
-    return Network(partial(_plain, arch, **kwargs), {key: getattr(cfg, key) for key in kept}, levels, alphas)
+    return Network(partial(_plain, arch, **kwargs), {key: getattr(cfg, key) for key in PREPARATION}, levels, alphas)
 
 
 register(

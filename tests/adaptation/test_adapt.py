@@ -1,5 +1,6 @@
 """A trained plain network becomes an octave one: as a function, as a command, stopped and gone on with."""
 
+import copy
 import json
 
 import pytest
@@ -120,6 +121,36 @@ def test_a_budget_chooses_plan_and_alpha(plain: torch.nn.Module, pictures: list)
         octzoo.adapt(plain, pictures[:6], macs=0.2)
 
 
+def test_other_pictures_epochs_or_weights_are_not_gone_on_with(
+    plain: torch.nn.Module, pictures: list, tmp_path
+) -> None:
+    state = tmp_path / "state.pt"
+
+    def stop(text: str) -> None:
+        if text.startswith("layer 1 "):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        octzoo.adapt(plain, pictures, epochs=1, state=state, say=stop)
+    other = copy.deepcopy(plain)
+    with torch.no_grad():
+        next(other.parameters()).add_(0.01)
+    for network, given, epochs in ((plain, [-x for x in pictures], 1), (plain, pictures, 2), (other, pictures, 1)):
+        with pytest.raises(UserError, match="remove it to start anew"):
+            octzoo.adapt(network, given, epochs=epochs, state=state)
+
+
+def test_pictures_in_another_order_each_time_are_refused(plain: torch.nn.Module, pictures: list) -> None:
+    loader = torch.utils.data.DataLoader(torch.cat(pictures), batch_size=8, shuffle=True)
+    with pytest.raises(UserError, match="a DataLoader that does not shuffle"):
+        octzoo.adapt(plain, loader)
+
+
+def test_a_budget_and_a_plan_do_not_go_together(plain: torch.nn.Module) -> None:
+    with pytest.raises(UserError, match="macs chooses the plan; give one of the two"):
+        octzoo.adapt(plain, [], plan=[("*", "octave")], macs=0.8)
+
+
 @pytest.mark.parametrize("given", [[], "few", "iterator"])
 def test_pictures_that_cannot_do(given, plain: torch.nn.Module, pictures: list) -> None:
     given = pictures[:3] if given == "few" else iter(pictures) if given == "iterator" else given
@@ -145,7 +176,10 @@ class TestCommand:
         assert open_folder(folder).alpha == 0.25
         report = json.loads((folder / "adaptation.json").read_text())
         assert report["network"] == NAME
-        assert report["command"] == f"octzoo octavize {NAME} --alpha 0.25 --data digits --out DIR"
+        assert (
+            report["command"]
+            == f"octzoo octavize {NAME} --alpha 0.25 --data digits --pictures 160 --epochs 1 --out DIR"
+        )
         assert (folder / "adaptation.png").read_bytes().startswith(b"\x89PNG")
         assert "digits" in (folder / "README.md").read_text()
         assert [path.name for path in folder.parent.iterdir()] == ["digits"]
@@ -157,6 +191,8 @@ class TestCommand:
             (["--alpha", "1"], "--alpha 1 is not between 0 and 1"),
             (["--macs", "1.5"], "--macs 1.5 is not between 0 and 1"),
             (["--minutes", "0"], "--minutes 0 is no time"),
+            (["--pictures", "0"], "--pictures 0 is no number of pictures"),
+            (["--data", "nowhere"], "pictures 'nowhere': no such folder"),
             (["--checkpoint", "nowhere.pth"], "--checkpoint nowhere.pth: no such file"),
         ],
     )

@@ -101,7 +101,7 @@ def test_a_disabled_bar_says_nothing(monkeypatch) -> None:
     assert "Epoch" not in fit(Bar(refresh_rate=0), monkeypatch)
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="Linux")
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="memory is read from /proc, which Linux alone has")
 def test_where_the_system_does_not_tell_it_is_the_most_there_was(monkeypatch) -> None:
     def nothing(*_):
         raise OSError
