@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 BATCH = 8
 PICTURES = 1000
+FEWEST = 40  # what octzoo.adapt asks for, in batches
 
 
 def main(arguments: list[str]) -> int:
@@ -98,14 +99,21 @@ def check(options: Namespace) -> None:
 
 def network(name: str, checkpoint: Path | None) -> Any:
     """The trained plain network. Raises UserError where there are no weights, or it is an octave network."""
+    from timm.models import load_checkpoint
+
     from octzoo.errors import UserError
     from octzoo.models.named import build
     from octzoo.surgery import OctaveNetwork
 
-    how: dict[str, Any] = {"checkpoint_path": str(checkpoint)} if checkpoint else {"pretrained": True}
-    model = build(name, **how).eval()
+    model: Any = build(name, pretrained=checkpoint is None).eval()
     if isinstance(model, OctaveNetwork):
         raise UserError(f"{name} is an octave network already; give a plain one")
+    if checkpoint is not None:
+        try:
+            load_checkpoint(model, str(checkpoint))
+        except Exception as problem:  # whatever torch and safetensors make of a file that is something else
+            reason = str(problem).strip().partition("\n")[0].split(". ")[0]
+            raise UserError(f"--checkpoint {checkpoint} does not hold weights of {name} ({reason})") from problem
     return model
 
 
@@ -128,10 +136,13 @@ class Prepared:
         from octzoo.data.normalize import split_transform
         from octzoo.deploy.metadata import data_config_of
         from octzoo.deploy.samples import draw_samples
+        from octzoo.errors import UserError
 
         config = data_config_of(model)
         prepare, self.normalize = split_transform(create_transform(**config, is_training=False))
         samples = draw_samples(place, most)
+        if len(samples) <= FEWEST:
+            raise UserError(f"--data {place}, --pictures {most}: {len(samples)} pictures; it takes more than {FEWEST}")
         shape = (len(samples), *config["input_size"])
         names = [samples.pictures.name(index) for index in samples.indices]
         digest = hashlib.sha256(repr((place, names, sorted(config.items()))).encode()).hexdigest()[:16]

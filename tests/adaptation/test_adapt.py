@@ -2,6 +2,8 @@
 
 import copy
 import json
+import subprocess
+import sys
 
 import pytest
 import timm
@@ -191,6 +193,8 @@ class TestCommand:
             (["--alpha", "1"], "--alpha 1 is not between 0 and 1"),
             (["--macs", "1.5"], "--macs 1.5 is not between 0 and 1"),
             (["--minutes", "0"], "--minutes 0 is no time"),
+            (["--pictures", "40"], "40 pictures; it takes more than 40"),
+            (["--checkpoint", __file__], "does not hold weights of oct_cifar_resnet20_a0.0.oz_digits"),
             (["--pictures", "0"], "--pictures 0 is no number of pictures"),
             (["--data", "nowhere"], "pictures 'nowhere': no such folder"),
             (["--checkpoint", "nowhere.pth"], "--checkpoint nowhere.pth: no such file"),
@@ -201,6 +205,24 @@ class TestCommand:
         assert main(["octavize", NAME, "--data", "digits", "--out", str(out), *more]) == 2
         assert text in capsys.readouterr().err
         assert not list(tmp_path.iterdir())
+
+    @pytest.mark.slow
+    def test_killed_it_goes_on_to_the_same_weights(self, folder, tmp_path) -> None:
+        out = tmp_path / "digits"
+        arguments = [NAME, "--data", "digits", "--pictures", "160", "--epochs", "1", "--out", str(out)]
+        command = [sys.executable, "-m", "octzoo_cli", "octavize", *arguments]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            for line in process.stderr:
+                if line.startswith("layer 5 "):
+                    process.kill()
+                    break
+        assert not out.exists()
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert "layer 6 of" in done.stderr
+        assert "layer 1 of" not in done.stderr
+        again, fresh = (open_folder(place).sha256 for place in (out, folder))
+        assert again == fresh
+        assert [path.name for path in tmp_path.iterdir()] == ["digits"]
 
     def test_an_octave_network_is_refused(self, tmp_path, capsys) -> None:
         name = "oct_cifar_resnet20_a0.25.oz_digits"

@@ -124,6 +124,22 @@ def test_the_norm_behind_takes_the_constant_and_the_statistics() -> None:
     assert ((statistics.running_mean - mean).abs() < 0.35 * spread + 1e-3).all()
 
 
+def test_a_norm_that_shares_a_layers_output_takes_no_constant() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.conv, self.last = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 4, 1)
+            self.norm = nn.BatchNorm2d(8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.conv(self.stem(x))
+            return self.last(self.norm(y) + y)
+
+    plan = [("conv", "octave"), ("last", "zero"), ("stem", "plain")]
+    octave = octzoo.octavize(Shared(), 0.25, plan, input_size=SIZE)
+    assert layers_of(octave) == {"conv": None, "last": None}
+
+
 def test_absorb_keeps_the_function_in_evaluation() -> None:
     norm = nn.BatchNorm2d(4).eval()
     nn.init.uniform_(norm.weight)
