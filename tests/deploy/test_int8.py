@@ -15,8 +15,8 @@ from octzoo.data.pictures import Pictures
 from octzoo.deploy.export import Target
 from octzoo.deploy.int8 import Agreement, agreement, export_int8
 from octzoo.deploy.metadata import data_config_of
-from octzoo.deploy.samples import Samples, open_samples
-from octzoo.errors import RunError
+from octzoo.deploy.samples import Samples, draw_samples, open_samples
+from octzoo.errors import RunError, UserError
 from octzoo.models.named import build
 
 NAME = "oct_cifar_resnet20_a0.25.oz_digits"
@@ -73,3 +73,12 @@ def test_agreement_counts_answers() -> None:
     after = lambda x: np.eye(3)[[0, 1, 1, 0]]  # noqa: E731
     assert agreement(before, after, [x], [0, 1, 1, 2]) == Agreement(4, 0.75, (0.5, 0.75))
     assert agreement(before, after, [x, x], None) == Agreement(8, 0.75, None)
+
+
+def test_pictures_are_drawn_from_all_of_a_place(tmp_path):
+    assert len(draw_samples("digits", 5000)) == 1797
+    few = draw_samples("digits", 10)
+    assert few.indices == draw_samples("digits", 10).indices
+    assert len(set(few.indices)) == 10
+    with pytest.raises(UserError, match="none there"):
+        draw_samples(str(tmp_path), 10)
