@@ -12,8 +12,9 @@ from torch import nn
 
 from octzoo.models._register import DEFAULT_ALPHA, PREPARATION, Network, build_octave, check_alpha
 from octzoo.plan import Row
+from octzoo.weights.names import ANY
 
-NAME = "oct_any"
+NAME = ANY
 default_cfgs = generate_default_cfgs({NAME: {}})
 
 

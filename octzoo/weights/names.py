@@ -12,6 +12,9 @@ _NAME = r"(?P<network>oct_\w{1,60})_a0\.(?P<digits>\d{1,10})\.(?P<tag>[a-zA-Z][\
 _OWNER = r"[a-zA-Z0-9](?:[\w-]|\.(?!\.)){0,94}"
 
 
+ANY = "oct_any"  # the network that is told which one it is; its folders are called as their makers like
+
+
 class FullName(NamedTuple):
     """ "oct_resnet50_a0.25.fb_in1k" in its parts."""
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 import subprocess
 import sys
 
@@ -205,6 +206,15 @@ class TestCommand:
         assert main(["octavize", NAME, "--data", "digits", "--out", str(out), *more]) == 2
         assert text in capsys.readouterr().err
         assert not list(tmp_path.iterdir())
+
+    def test_verify_knows_it_and_finds_another_plan(self, folder, tmp_path, capsys) -> None:
+        assert main(["verify", str(folder)]) == 0
+        other = shutil.copytree(folder, tmp_path / "other")
+        config = json.loads((other / "config.json").read_text())
+        config["model_args"]["plan"] = [["stem.*", "plain"], ["*", "zero"]]
+        (other / "config.json").write_text(json.dumps(config))
+        assert main(["verify", str(other)]) != 0
+        assert "golden picture" in capsys.readouterr().out
 
     @pytest.mark.slow
     def test_killed_it_goes_on_to_the_same_weights(self, folder, tmp_path) -> None:
