@@ -79,15 +79,7 @@ def adapt(
     wanted: list[list[Any]] | None = None if plan is None else [[*row] for row in plan]
     asked = {"alpha": alpha, "plan": wanted, "macs": macs, "epochs": epochs, "seed": seed, "pictures": seen}
     saved = State(state, {**asked, "network": _sum(plain.state_dict().values())})
-    if saved.costs is None:
-        say("which channels vary least in space")
-        saved.costs = pooling_costs(plain, learn)
-        saved.save()
-    if saved.report is None:
-        alpha, rows = _plan(plain, alpha, plan, macs, saved.costs, say)
-        octave = octavize(copy.deepcopy(plain), alpha, rows)
-        saved.report = Report(alpha, rows, measure(plain, octave), (learnt, measured), seed)
-    report = saved.report
+    report = _begin(plain, learn, (learnt, measured), alpha, plan, macs, seed, saved, say)
     octave = octavize(copy.deepcopy(plain), report.alpha, report.plan)
     order = channel_order(octave, saved.costs)
     octave.load_state_dict(saved.model or reorder(plain.state_dict(), order))
@@ -104,6 +96,29 @@ def adapt(
         report.agreement["distilled"] = agreement(octave, plain, check)
     saved.remove()
     return octave.requires_grad_(True), report
+
+
+def _begin(
+    plain: nn.Module,
+    learn: _Some,
+    pictures: tuple[int, int],
+    alpha: float,
+    plan: Plan | None,
+    macs: float | None,
+    seed: int,
+    saved: State,
+    say: Say,
+) -> Report:
+    """What the channels cost and which plan it is to be, unless that is known already."""
+    if saved.costs is None:
+        say("which channels vary least in space")
+        saved.costs = pooling_costs(plain, learn)
+        saved.save()
+    if saved.report is None:
+        alpha, rows = _plan(plain, alpha, plan, macs, saved.costs, say)
+        octave = octavize(copy.deepcopy(plain), alpha, rows)
+        saved.report = Report(alpha, rows, measure(plain, octave), pictures, seed)
+    return saved.report
 
 
 def _plan(
