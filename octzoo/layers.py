@@ -33,7 +33,10 @@ from timm.layers.norm_act import GroupNorm1Act
 from timm.models import register_notrace_module
 from torch import Tensor, nn
 
-from octzoo import rules  # noqa: F401 (fills the table of what an Octave answers)
+from octzoo import (
+    narrow,
+    rules,  # noqa: F401 (fills the table of what an Octave answers)
+)
 from octzoo.blocks import BLOCK_OF
 from octzoo.geometry import OctaveError, StrideMode, check_geometry, check_groups, pair
 from octzoo.norms import (
@@ -203,6 +206,8 @@ class _BatchNorm(nn.BatchNorm2d):
             update = not self.training or self.track_running_stats
             mean, var = (cut(b, c) if update else None for b in (self.running_mean, self.running_var))
             weight, bias = cut(self.weight, c), cut(self.bias, c)
+            if training and weight is not None and bias is not None and narrow.is_narrow(part):
+                return narrow.batch_norm(part, mean, var, weight, bias, momentum, self.eps)
             return F.batch_norm(part, mean, var, weight, bias, training, momentum, self.eps)
 
         return per_part(x, norm) if isinstance(x, Octave) else norm(x, slice(None))

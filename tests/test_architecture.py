@@ -13,7 +13,20 @@ import octzoo
 ROOT = Path(octzoo.__file__).parent
 
 # Each part may import those before it; weights and data know no network, and import octzoo stays clear of training.
-CORE = ["geometry", "resample", "octave", "rules", "norms", "blocks", "layers", "plan", "fused", "surgery", "channels"]
+CORE = [
+    "geometry",
+    "resample",
+    "octave",
+    "rules",
+    "narrow",
+    "norms",
+    "blocks",
+    "layers",
+    "plan",
+    "fused",
+    "surgery",
+    "channels",
+]
 TOLD = ["splits", "summary"]  # what can be told of a network
 ALLOWED = {part: {"errors", *CORE[:i]} for i, part in enumerate(CORE)} | {
     "errors": set(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +26,7 @@ from octzoo.surgery import octavize
 
 HELD_OUT = 10  # one batch of so many is not learnt from, and tells what came of it
 LONGEST = 200  # epochs
+PLANNED = 6  # batches that a plan is chosen by
 Say = Callable[[str], None]
 
 
@@ -115,21 +117,21 @@ def _begin(
         saved.costs = pooling_costs(plain, learn)
         saved.save()
     if saved.report is None:
-        alpha, rows = _plan(plain, alpha, plan, macs, saved.costs, say)
+        alpha, rows = _plan(plain, learn, alpha, plan, macs, saved.costs, say)
         octave = octavize(copy.deepcopy(plain), alpha, rows)
         saved.report = Report(alpha, rows, measure(plain, octave), pictures, seed)
     return saved.report
 
 
 def _plan(
-    plain: nn.Module, alpha: float, plan: Plan | None, macs: float | None, costs: Any, say: Say
+    plain: nn.Module, learn: _Some, alpha: float, plan: Plan | None, macs: float | None, costs: Any, say: Say
 ) -> tuple[float, tuple[Row, ...]]:
     """The alpha and the rows."""
     if macs is None:
         rows = default_plan(plain) if plan is None else read_plan(plan)
         return alpha, plain_strides(rows)
     say(f"a plan for {macs:.0%} of the multiply-accumulates")
-    choice = choose_plan(plain, macs, costs)
+    choice = choose_plan(plain, macs, costs, list(islice(learn, PLANNED)), say=say)
     return choice.alpha, choice.plan
 
 

@@ -56,8 +56,8 @@ class Distillation:
         for number, batch in enumerate(batches):
             x = crop(batch, self.schedule.scale, self.seed + self.epochs * 100_003 + number)
             with torch.no_grad():
-                wanted = _answers(self.plain, x)
-            loss = difference(_answers(self.octave, x), wanted)
+                wanted = answers(self.plain, x)
+            loss = difference(answers(self.octave, x), wanted)
             loss.backward()
             self.optimizer.step()
             self.optimizer.zero_grad()
@@ -79,11 +79,19 @@ class Distillation:
 
 
 class Answers(NamedTuple):
+    """What a network makes of pictures.
+
+    Attributes:
+        features: its last feature map, merged, [B, C, H, W].
+        logits: [B, classes].
+    """
+
     features: Tensor
     logits: Tensor
 
 
-def _answers(model: Any, x: Tensor) -> Answers:
+def answers(model: Any, x: Tensor) -> Answers:
+    """Of a network of timm, for pictures [B, C, H, W]."""
     features = merge(model.forward_features(x))
     return Answers(features, model.forward_head(features))
 

@@ -124,7 +124,8 @@ def absorb(norm: Any, rows: slice, mean: Tensor, variance: Tensor, shift: Tensor
     Args:
         norm: any batch norm with statistics.
         rows: the channels.
-        mean, variance: what its inputs have, [n].
+        mean: what its inputs have, [n].
+        variance: the same.
         shift: what is to be added to its inputs, [n].
     """
     was = (norm.running_var[rows].double() + norm.eps).sqrt()

@@ -26,8 +26,8 @@ def main(arguments: list[str]) -> int:
     parser = Parser(
         "plan",
         "From a budget of multiply-accumulates to a plan: alpha, and which groups of layers that share channels are\n"
-        "octave, so that the least is lost. What a group loses is measured on pictures: the details of its smoothest\n"
-        "channels, as far as the layers that read them would miss these.",
+        "octave, so that the least is lost. What a group costs is measured on pictures: how far the answers are off\n"
+        "when it alone is octave, its smoothest channels low and no weight fitted.",
         "octzoo plan resnet50 --macs 0.8",
     )
     parser.add_argument("name", metavar="NAME", help="what timm.create_model takes")
@@ -58,9 +58,10 @@ def run(options: Namespace) -> None:
         raise UserError(f"--json {options.json}: no such folder")
     model: Any = build(options.name).eval() if options.no_pretrained else network(options.name, options.checkpoint)
     print("what each channel would lose", file=sys.stderr)
-    costs = pooling_costs(model, pictures(model, options.data))
+    batches = list(pictures(model, options.data))
+    costs = pooling_costs(model, batches)
     print("plans for several alphas", file=sys.stderr)
-    choice = choose_plan(model, options.macs, costs)
+    choice = choose_plan(model, options.macs, costs, batches, say=lambda text: print(text, file=sys.stderr))
     tell(options.name, choice)
     if options.json:
         facts = {"network": options.name, "alpha": choice.alpha, "macs": choice.macs, "plan": [*map(list, choice.plan)]}
@@ -90,5 +91,5 @@ def tell(name: str, choice: Choice) -> None:
 
     on, of = choice.octave
     print(f"{name}: alpha {choice.alpha:g}, {choice.macs:.1%} of the multiply-accumulates")
-    print(f"{on} of {of} groups of layers are octave; expected loss {choice.cost:.3g} (shares of variance, added up)\n")
+    print(f"{on} of {of} groups of layers are octave; expected loss {choice.cost:.3g} (of each alone, added up)\n")
     print_table(["layers", "kind", "stride"], [[row.pattern, row.kind, row.stride_mode or ""] for row in choice.plan])

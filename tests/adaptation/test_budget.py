@@ -1,6 +1,8 @@
 """From a budget of multiply-accumulates to a plan."""
 
+import copy
 import json
+from typing import Any
 
 import pytest
 import timm
@@ -11,9 +13,10 @@ from octzoo.adaptation.budget import choose_plan, count, measure, octave_of, pla
 from octzoo.adaptation.cost import pooling_costs
 from octzoo.channels import channel_groups
 from octzoo.data.photos import Photos
-from octzoo.plan import default_plan
+from octzoo.plan import Row, default_plan
 from octzoo_cli import main
 
+PICTURES = [torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))]
 NAME = "oct_cifar_resnet20_a0.0.oz_digits"
 
 
@@ -24,29 +27,43 @@ def plain() -> torch.nn.Module:
 
 @pytest.fixture(scope="module")
 def costs(plain: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return pooling_costs(plain, [torch.randn(4, 3, 32, 32)])
+    return pooling_costs(plain, PICTURES)
 
 
 @pytest.mark.parametrize("macs", [0.9, 0.7])
 def test_a_plan_keeps_to_its_budget_and_uses_it(macs: float, plain: torch.nn.Module, costs: dict) -> None:
-    choice = choose_plan(plain, macs, costs, (0.25, 0.5))
+    choice = choose_plan(plain, macs, costs, PICTURES, (0.25, 0.5))
     octave = octave_of(plain, choice.alpha, choice.plan)
     assert measure(plain, octave) == choice.macs <= macs
     assert choice.macs > macs - 0.1
 
 
+def test_groups_stay_plain_that_spoil_the_answers_most(plain: torch.nn.Module, costs: dict) -> None:
+    spoilt: Any = copy.deepcopy(plain)
+    weight = spoilt.get_submodule("stages.0.2.convs.1").weight
+    with torch.no_grad():  # only details of what the layer before it gives, and more of them than of all else
+        weight.copy_(10 * torch.tensor([[1.0, -2.0, 1.0], [-2.0, 4.0, -2.0], [1.0, -2.0, 1.0]]).expand_as(weight))
+    without_it, with_it = (choose_plan(m, 0.85, costs, PICTURES, (0.25,)).plan for m in (spoilt, plain))
+    row = Row("stages.0.2.convs.0", "zero", 1, "conv")
+    assert row in without_it
+    assert row not in with_it
+
+
 @pytest.mark.slow
 def test_no_dearer_plan_is_taken(plain: torch.nn.Module, costs: dict) -> None:
-    both = choose_plan(plain, 0.85, costs, (0.25, 0.5))
-    assert both.cost == min(choose_plan(plain, 0.85, costs, (alpha,)).cost for alpha in (0.25, 0.5))
+    both = choose_plan(plain, 0.85, costs, PICTURES, (0.25, 0.5))
+    assert both.cost == min(choose_plan(plain, 0.85, costs, PICTURES, (alpha,)).cost for alpha in (0.25, 0.5))
 
 
 def test_a_wider_budget_costs_no_more(plain: torch.nn.Module, costs: dict) -> None:
-    assert choose_plan(plain, 0.95, costs, (0.25,)).cost <= choose_plan(plain, 0.82, costs, (0.25,)).cost
+    assert (
+        choose_plan(plain, 0.95, costs, PICTURES, (0.25,)).cost
+        <= choose_plan(plain, 0.82, costs, PICTURES, (0.25,)).cost
+    )
 
 
 def test_layers_of_a_group_go_together(plain: torch.nn.Module, costs: dict) -> None:
-    choice = choose_plan(plain, 0.9, costs, (0.25,))
+    choice = choose_plan(plain, 0.9, costs, PICTURES, (0.25,))
     zero = {row.pattern for row in choice.plan if row.kind == "zero"}
     groups = channel_groups(octave_of(plain, 0.25, plain_strides(default_plan(plain))), costs)
     assert any(zero & set(group.layers) for group in groups)
