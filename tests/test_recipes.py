@@ -7,10 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import yaml
 from PIL import Image
 
+import octzoo
 import octzoo_cli
+from octzoo.adaptation.budget import plain_strides
+from octzoo.adaptation.folder import write
+from octzoo.adaptation.report import Report
+from octzoo.plan import default_plan
 from octzoo.train.recipes import base_of, missing_base
 from octzoo.train.task import ClassificationTask
 from octzoo.weights.records import records
@@ -40,10 +46,23 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def octavized(recipe: Path) -> list[str]:
+    """Writes the folder that a recipe's network is in, if it is in one: a small network, which is the teacher too."""
+    name = yaml.safe_load(recipe.read_text())["model"]["name"]
+    folder = name.removeprefix("local-dir:")
+    if folder == name:
+        return []
+    plan = plain_strides(default_plan(timm.create_model("resnet18")))
+    octave = octzoo.octavize(timm.create_model("resnet18", num_classes=2), 0.25, plan)
+    write(Path(folder), octave.eval(), "resnet18", Report(0.25, plan, 0.8, (9, 1), 0), {}, {})
+    return [folder]
+
+
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_two_steps_of_it(recipe: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process, on a CPU, four pictures of 64x64 a step; everything else is the recipe's."""
     monkeypatch.chdir(tmp_path)
+    folder = octavized(recipe)
     step, losses = ClassificationTask.training_step, []
 
     def watched(self: ClassificationTask, batch: Any, batch_idx: int) -> Any:
@@ -59,6 +78,7 @@ def test_two_steps_of_it(recipe: Path, pictures: Path, tmp_path: Path, monkeypat
         "trainer.precision": "32-true",
         "trainer.fast_dev_run": "2",
         "model.pretrained": "false",
+        **({"model.teacher.name": "null", "model.teacher.checkpoint": folder[0]} if folder else {}),
         "data.source": "folder",
         "data.root": str(pictures),
         "data.splits.val": "null",
@@ -71,7 +91,7 @@ def test_two_steps_of_it(recipe: Path, pictures: Path, tmp_path: Path, monkeypat
     assert octzoo_cli.main(["fit", *configs, *flags]) == 0
     assert len(losses) == 2
     assert all(math.isfinite(loss.item()) for loss in losses)
-    assert not list(tmp_path.iterdir())
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.iterdir()] == folder
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)

@@ -28,6 +28,7 @@ HELD_OUT = 10  # one batch of so many is not learnt from, and tells what came of
 LONGEST = 200  # epochs
 PLANNED = 6  # batches that a plan is chosen by
 Say = Callable[[str], None]
+After = Callable[[str, nn.Module], object]
 
 
 def adapt(
@@ -42,6 +43,7 @@ def adapt(
     seed: int = 0,
     state: Path | None = None,
     say: Say = lambda text: None,
+    after: After = lambda step, octave: None,
 ) -> tuple[nn.Module, Report]:
     """Make an octave network of a trained plain one: a copy that answers alike, to be used or fine-tuned.
 
@@ -62,6 +64,8 @@ def adapt(
         seed: with the same one, and the same number of epochs, the result is the same.
         state: a file to go on from, and to keep what is done in; it is removed at the end.
         say: is told how far it has come.
+        after: is given each step's name ("as it is", "refitted", "distilled") and the octave network as it is then, in
+            eval mode, for figures of your own.
 
     Returns:
         The octave network, in eval mode, and the report.
@@ -85,17 +89,21 @@ def adapt(
     octave = octavize(copy.deepcopy(plain), report.alpha, report.plan)
     order = channel_order(octave, saved.costs)
     octave.load_state_dict(saved.model or reorder(plain.state_dict(), order))
-    if "as it is" not in report.agreement:
-        report.agreement["as it is"] = agreement(octave, plain, check)
+
+    def done(step: str) -> None:
+        if step not in report.agreement:
+            report.agreement[step] = agreement(octave, plain, check)
+            after(step, octave)
+
+    done("as it is")
     _refit(octave, plain, learn, order, learnt, saved, say)
-    if "refitted" not in report.agreement:
-        report.agreement["refitted"] = agreement(octave, plain, check)
-        saved.keep(octave)
+    done("refitted")
+    saved.keep(octave)
     left = 60 * minutes - sum(report.seconds.values())
     _distil(octave, plain, learn, epochs, left, saved, say)
     settle(octave, learn)
     if report.losses:
-        report.agreement["distilled"] = agreement(octave, plain, check)
+        done("distilled")
     saved.remove()
     return octave.requires_grad_(True), report
 
@@ -112,6 +120,7 @@ def _begin(
     say: Say,
 ) -> Report:
     """What the channels cost and which plan it is to be, unless that is known already."""
+    start = time.monotonic()
     if saved.costs is None:
         say("which channels vary least in space")
         saved.costs = pooling_costs(plain, learn)
@@ -120,6 +129,7 @@ def _begin(
         alpha, rows = _plan(plain, learn, alpha, plan, macs, saved.costs, say)
         octave = octavize(copy.deepcopy(plain), alpha, rows)
         saved.report = Report(alpha, rows, measure(plain, octave), pictures, seed)
+        saved.report.seconds["choosing"] = time.monotonic() - start
     return saved.report
 
 

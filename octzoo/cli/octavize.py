@@ -7,7 +7,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from octzoo.cli.arguments import Parser
 from octzoo.cli.errors import report
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 BATCH = 8
 PICTURES = 1000
+MODES = ("fused", "openvino")  # whose time is told, if they are installed
 FEWEST = 40  # what octzoo.adapt asks for, in batches
 
 
@@ -51,7 +52,8 @@ def run(options: Namespace) -> None:
     """Adapts what the options say. Raises UserError for what cannot be, before anything is computed."""
     check(options)
     import octzoo
-    from octzoo.adaptation.folder import write
+    from octzoo.adaptation.folder import time_rows, write
+    from octzoo.deploy.bench import milliseconds
     from octzoo.weights.folder import check_new
 
     check_new(options.out)
@@ -69,10 +71,15 @@ def run(options: Namespace) -> None:
         state=place / "state.pt",
         say=say,
     )
-    write(options.out, octave, options.name, found, facts(options))
+    say("speed, in turns")
+    networks = {"plain": model, "octave": octave.eval()}
+    times = milliseconds(networks, cast(Any, model).pretrained_cfg["input_size"], MODES)
+    write(options.out, octave, options.name, found, times, facts(options))
     shutil.rmtree(place)
     for step, share in found.agreement.items():
         print(f"{step:<10} {share:6.1%} of {found.pictures[1]} pictures as {options.name} answers")
+    for engine, plain, ours, ratio in time_rows(times):
+        print(f"{engine:<18} {ours} ms, {plain} of {options.name}: {ratio}")
     print(f"{options.out}: alpha {found.alpha:g}, {found.macs:.1%} of the multiply-accumulates")
     print(f'timm.create_model("local-dir:{options.out}", pretrained=True) loads it, after import octzoo')
 

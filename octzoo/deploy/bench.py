@@ -6,6 +6,7 @@ import gc
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -192,6 +193,33 @@ def in_turns(
         first = number % len(names)
         for name in names[first:] + names[:first]:
             found[name].append(clock(runs[name], times[name]) / times[name])
+    return found
+
+
+def milliseconds(
+    networks: Mapping[str, nn.Module],
+    size: tuple[int, int, int],
+    modes: Sequence[str],
+    batches: Sequence[int] = (1, 8),
+    rounds: int = ROUNDS,
+) -> dict[str, dict[str, list[float]]]:
+    """Milliseconds of one batch on the CPU: "fused, batch 8" -> name of a network -> one value a round, in turns.
+
+    Args:
+        networks: that are there already, by any names.
+        size: of a picture, (C, H, W).
+        modes: the engines' names; those whose packages are not installed are left out.
+        batches: pictures in one.
+        rounds: how many times each network has its turn.
+    """
+    found: dict[str, dict[str, list[float]]] = {}
+    for mode in modes:
+        with suppress(UserError):
+            make = engine(mode, False)
+            for batch in batches:
+                setting = Setting(batch, size, torch.get_num_threads())
+                seconds = in_turns({name: make(model, setting).run for name, model in networks.items()}, rounds)
+                found[f"{mode}, batch {batch}"] = {k: [1000 * value for value in v] for k, v in seconds.items()}
     return found
 
 

@@ -9,6 +9,7 @@ import sys
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file
 
 import octzoo
 from octzoo.adaptation.adapt import agreement
@@ -62,6 +63,19 @@ def test_the_report_says_what_was_done(adapted: tuple) -> None:
     assert len(report.losses) == 1
     assert all(row.after <= row.before for row in report.layers)
     assert type(report).from_json(json.loads(json.dumps(report.as_json()))) == report
+
+
+def test_each_step_is_shown(plain: torch.nn.Module, pictures: list, others: list) -> None:
+    found = []
+    _, report = octzoo.adapt(
+        plain,
+        pictures,
+        0.25,
+        epochs=0,
+        after=lambda step, octave: found.append((step, agreement(octave, plain, others))),
+    )
+    assert [step for step, _ in found] == list(report.agreement) == ["as it is", "refitted"]
+    assert found[0][1] < found[1][1]
 
 
 def test_the_plain_network_stays_as_it_is(adapted: tuple, plain: torch.nn.Module) -> None:
@@ -174,6 +188,19 @@ class TestCommand:
         assert model.octave_alpha == 0.25
         assert agreement(model, plain, others) > 0.9
         assert list(model.pretrained_cfg["label_names"]) == list(plain.pretrained_cfg["label_names"])
+
+    def test_its_config_names_a_network_that_timm_makes(self, folder) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        model = timm.create_model(config["architecture"], num_classes=config["num_classes"], **config["model_args"])
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+
+    def test_the_time_of_both_networks_is_told(self, folder) -> None:
+        times = json.loads((folder / "adaptation.json").read_text())["milliseconds"]
+        assert {"fused, batch 1", "fused, batch 8"} <= times.keys()
+        for engine, found in times.items():
+            assert found.keys() == {"plain", "octave"}
+            assert len(found["plain"]) == len(found["octave"]) == 10
+            assert f"| {engine} |" in (folder / "README.md").read_text()
 
     def test_it_is_a_checkpoint_folder_with_a_report_and_a_picture(self, folder) -> None:
         assert open_folder(folder).alpha == 0.25
