@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -19,9 +19,10 @@ from octzoo.plan import Row, default_plan, picture_channels, picture_size
 from octzoo.surgery import octavize
 
 Say = Callable[[str], None]
-Wanted = list[tuple[Tensor, Answers]]  # pictures, and what the plain network makes of them
 
 ALPHAS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75)
+FINEST = 64  # parts of the channels
+EQUAL = 0.1  # costs so near are equal: the smaller alpha then, of which refitting mends more
 
 
 class Choice(NamedTuple):
@@ -55,36 +56,36 @@ def choose_plan(
     alphas: Sequence[float] = ALPHAS,
     say: Say = lambda text: None,
 ) -> Choice:
-    """The plan that costs least of those that fit into a budget, over several alphas.
+    """The plan that costs least of those that fit into a budget, over several alphas (of equals the smallest).
 
-    From the plan with all octaves, the groups of layers that share channels (a stage's residual trunk, a block's
-    inside) lose theirs: first those that cost most for the multiply-accumulates that they save, as many as the budget
-    allows.
+    The smallest alpha is the one with which all octaves just fit. From the plan with all octaves, the groups of layers
+    that share channels (a stage's residual trunk, a block's inside) lose theirs: first those that cost most for the
+    multiply-accumulates that they save, as many as the budget allows.
 
     Args:
-        model: a plain network of timm.
+        model: a plain network of timm, in eval mode.
         macs: the largest share of its multiply-accumulates that is allowed.
         costs: of ``pooling_costs``.
         pictures: batches, [B, C, H, W], to see on how far the answers are off; a few dozen pictures.
-        alphas: to choose from.
+        alphas: to choose from, beside the smallest one.
         say: is told how far it has come.
 
     Raises:
         UserError: nothing saves so much.
     """
-    plain = copy.deepcopy(model).to("meta")
-    whole, rows = count(plain), plain_strides(default_plan(plain))
-    least = {alpha: count(octave_of(plain, alpha, rows)) / whole for alpha in alphas}
-    if not any(share <= macs for share in least.values()):
-        all_of_them = min(least.values())
-        raise UserError(f"no plan takes {macs:.0%} of the multiply-accumulates; the least is {all_of_them:.1%}")
-    wanted = _answers_to(model, pictures)
+    with torch.inference_mode():
+        wanted = [(x, answers(model, x)) for x in pictures]
+    plain = _Plain(model, plain_strides(default_plan(copy.deepcopy(model).to("meta"))), costs, wanted, count(model))
+    least = plain.share(1.0, plain.rows)
+    if least > macs:
+        raise UserError(f"no plan takes {macs:.0%} of the multiply-accumulates; the least is {least:.1%}")
+    smallest = bisect_left(range(1, FINEST), -macs, key=lambda n: -plain.share(n / FINEST, plain.rows)) + 1
     found = []
-    for alpha, share in least.items():
-        if share <= macs:
-            found.append(_at(model, wanted, whole, rows, macs, costs, alpha, share))
-            say(f"alpha {alpha:g}: {found[-1].octave[0]} groups of {found[-1].octave[1]}, cost {found[-1].cost:.3g}")
-    return min(found, key=lambda choice: choice.cost)
+    for alpha in (smallest / FINEST, *(alpha for alpha in alphas if alpha > smallest / FINEST)):
+        found.append(_at(plain, alpha, macs))
+        say(f"alpha {alpha:g}: {found[-1].octave[0]} groups of {found[-1].octave[1]}, cost {found[-1].cost:.3g}")
+    least_cost = min(choice.cost for choice in found)
+    return next(choice for choice in found if choice.cost <= (1 + EQUAL) * least_cost)
 
 
 def octave_of(model: nn.Module, alpha: float, plan: Sequence[Row]) -> nn.Module:
@@ -107,50 +108,54 @@ def count(model: nn.Module) -> int:
     return counter.get_total_flops() // 2
 
 
-def _at(
-    model: nn.Module,
-    wanted: Wanted,
-    whole: int,
-    rows: tuple[Row, ...],
-    macs: float,
-    costs: Mapping[str, Tensor],
-    alpha: float,
-    share: float,
-) -> Choice:
-    """The plan at one alpha; ``whole``: of the plain network, ``share``: of it, with all octaves, which is enough."""
-    plain = copy.deepcopy(model).to("meta")
-    octave = octave_of(plain, alpha, rows)
-    layers = [name for name, m in octave.named_modules() if isinstance(m, OctConv2d) and m.low_out]
-    groups = [
-        group.layers for group in channel_groups(octave, costs) if group.layers and set(group.layers) <= set(layers)
-    ]
+class _Plain(NamedTuple):
+    """The plain network and what is known of it.
 
-    def plan_without(off: Iterable[int]) -> tuple[Row, ...]:
-        return (*(Row(name, "zero", 1, "conv") for i in off for name in groups[i]), *rows)
+    Attributes:
+        model: the network.
+        rows: the plan with all octaves.
+        costs: of ``pooling_costs``.
+        wanted: pictures, and what the network makes of them.
+        macs: multiply-accumulates.
+    """
 
-    def share_without(off: Iterable[int]) -> float:
-        return count(octave_of(plain, alpha, plan_without(off))) / whole
+    model: nn.Module
+    rows: tuple[Row, ...]
+    costs: Mapping[str, Tensor]
+    wanted: Sequence[tuple[Tensor, Answers]]
+    macs: int
 
-    saved = [share_without([i]) - share for i in range(len(groups))]
-    price = [
-        _price(model, alpha, plan_without(j for j in range(len(groups)) if j != i), costs, wanted)
-        for i in range(len(groups))
-    ]
-    dear = sorted(range(len(groups)), key=lambda i: price[i] / max(saved[i], 1e-9), reverse=True)
-    dropped = bisect_right(range(1, len(dear)), macs, key=lambda n: share_without(dear[:n]))
+    def share(self, alpha: float, plan: Sequence[Row]) -> float:
+        """The multiply-accumulates with a plan, of these."""
+        return count(octave_of(self.model, alpha, plan)) / self.macs
+
+    def groups(self, alpha: float) -> list[tuple[str, ...]]:
+        """The octave layers that share channels."""
+        octave = octave_of(self.model, alpha, self.rows)
+        layers = {name for name, m in octave.named_modules() if isinstance(m, OctConv2d) and m.low_out}
+        groups = (group.layers for group in channel_groups(octave, self.costs))
+        return [group for group in groups if group and layers.issuperset(group)]
+
+    def error(self, alpha: float, plan: Sequence[Row]) -> float:
+        """How far the answers are off with a plan, if no layer is refitted."""
+        octave = octavize(copy.deepcopy(self.model), alpha, plan).eval()
+        octave.load_state_dict(reorder(self.model.state_dict(), channel_order(octave, self.costs)))
+        with torch.inference_mode():
+            return sum(float(difference(answers(octave, x), y)) for x, y in self.wanted) / len(self.wanted)
+
+
+def _at(plain: _Plain, alpha: float, macs: float) -> Choice:
+    """The plan at one alpha, with which all octaves fit into the budget."""
+    groups, share = plain.groups(alpha), plain.share(alpha, plain.rows)
+    every = range(len(groups))
+
+    def without(off: Iterable[int]) -> tuple[Row, ...]:
+        return (*(Row(name, "zero", 1, "conv") for i in off for name in groups[i]), *plain.rows)
+
+    saved = [plain.share(alpha, without([i])) - share for i in every]
+    price = [plain.error(alpha, without(j for j in every if j != i)) for i in every]
+    dear = sorted(every, key=lambda i: price[i] / max(saved[i], 1e-9), reverse=True)
+    dropped = bisect_right(range(1, len(dear)), macs, key=lambda n: plain.share(alpha, without(dear[:n])))
     off, on = dear[:dropped], dear[dropped:]
-    cost = sum(price[i] for i in on)
-    return Choice(alpha, plan_without(off), share_without(off), cost, (len(on), len(groups)))
-
-
-def _answers_to(model: nn.Module, pictures: Iterable[Tensor]) -> Wanted:
-    with torch.inference_mode():
-        return [(x, answers(model.eval(), x)) for x in pictures]
-
-
-def _price(model: nn.Module, alpha: float, plan: Sequence[Row], costs: Mapping[str, Tensor], wanted: Wanted) -> float:
-    """How far the answers are off with a plan, if no layer is refitted."""
-    octave = octavize(copy.deepcopy(model), alpha, plan).eval()
-    octave.load_state_dict(reorder(model.state_dict(), channel_order(octave, costs)))
-    with torch.inference_mode():
-        return sum(float(difference(answers(octave, x), y)) for x, y in wanted) / len(wanted)
+    plan = without(off)
+    return Choice(alpha, plan, plain.share(alpha, plan), sum(price[i] for i in on), (len(on), len(groups)))

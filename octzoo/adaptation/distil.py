@@ -25,22 +25,24 @@ class Schedule(NamedTuple):
     """
 
     epochs: int
-    lr: float = 2e-5
+    lr: float = 5e-5
     warm_up: int = 20
-    scale: float = 0.5
+    scale: float = 0.25
 
 
 class Distillation:
     """Trains ``octave``, in place, epoch by epoch: its last feature map and its answers are to be those of ``plain``.
 
-    Both see the same random crop of each picture. Batch norms keep their statistics; see ``norms.settle``.
+    Both see the same random crops, each mixed with another one, for few pictures are soon known by heart (Beyer et al.
+    2022, "Knowledge distillation: a good teacher is patient and consistent"). Batch norms keep their statistics; see
+    ``norms.settle``.
 
     Args:
         octave: the network; in eval mode afterwards too.
         plain: the network that it learns from.
         steps: batches of an epoch.
         schedule: how long, and how fast.
-        seed: of the crops.
+        seed: of the crops and how they are mixed.
     """
 
     def __init__(self, octave: nn.Module, plain: nn.Module, steps: int, schedule: Schedule, seed: int = 0):
@@ -54,7 +56,7 @@ class Distillation:
         """One pass over pictures, [B, C, H, W]; returns the mean loss."""
         losses = []
         for number, batch in enumerate(batches):
-            x = crop(batch, self.schedule.scale, self.seed + self.epochs * 100_003 + number)
+            x = vary(batch, self.schedule.scale, self.seed + self.epochs * 100_003 + number)
             with torch.no_grad():
                 wanted = answers(self.plain, x)
             loss = difference(answers(self.octave, x), wanted)
@@ -105,14 +107,15 @@ def difference(found: Answers, wanted: Answers) -> Tensor:
     return missed + classes
 
 
-def crop(batch: Tensor, scale: float, seed: int) -> Tensor:
-    """Of each picture a random part, as large as it was, mirrored or not."""
+def vary(batch: Tensor, scale: float, seed: int) -> Tensor:
+    """Of each picture a random part, as large as it was, mirrored or not, and mixed with that of another one."""
     size = list(batch.shape[-2:])
     change = v2.Compose([v2.RandomResizedCrop(size, scale=(scale, 1.0), antialias=True), v2.RandomHorizontalFlip()])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         cropped = torch.stack([change(picture) for picture in batch])
-    return cropped.contiguous(memory_format=torch.channels_last)
+        share = torch.rand(len(batch), 1, 1, 1)
+    return torch.lerp(cropped.flip(0), cropped, share).contiguous(memory_format=torch.channels_last)
 
 
 def _rate(i: int, warm_up: int, steps: int) -> float:

@@ -7,7 +7,7 @@ import timm
 import torch
 
 import octzoo
-from octzoo.adaptation.distil import Answers, Distillation, Schedule, crop, difference
+from octzoo.adaptation.distil import Answers, Distillation, Schedule, difference, vary
 
 
 @pytest.fixture
@@ -59,12 +59,20 @@ def test_gone_on_with_from_its_state_it_is_the_same(plain: torch.nn.Module) -> N
     assert all(torch.equal(a, b) for a, b in zip(through.parameters(), halves.parameters()))
 
 
-def test_crops_keep_the_size_and_depend_on_the_seed_alone() -> None:
+def test_varied_pictures_keep_the_size_and_depend_on_the_seed_alone() -> None:
     x = batches()[0]
-    one, again, other = crop(x, 0.3, 1), crop(x, 0.3, 1), crop(x, 0.3, 2)
+    one, again, other = vary(x, 0.3, 1), vary(x, 0.3, 1), vary(x, 0.3, 2)
     assert one.shape == x.shape
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
+
+
+def test_pictures_are_mixed_with_their_opposites() -> None:
+    x = torch.stack([torch.full((3, 8, 8), float(i)) for i in range(4)])
+    mixed = vary(x, 0.3, 0)
+    for i, picture in enumerate(mixed):
+        assert min(i, 3 - i) < picture.mean() < max(i, 3 - i)
+        assert torch.allclose(picture, picture.mean())
 
 
 def test_equal_answers_differ_by_nothing() -> None:

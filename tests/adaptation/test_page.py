@@ -1,0 +1,52 @@
+"""docs/adapt.md is what the files in docs/adapt say, and its notebook runs."""
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+DOCS = Path(__file__).parent.parent.parent / "docs"
+NOTEBOOK = DOCS / "examples" / "octavize.ipynb"
+specification = importlib.util.spec_from_file_location("make_adapt", DOCS / "make_adapt.py")
+make_adapt = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(make_adapt)
+
+
+def test_the_page_is_what_was_measured():
+    subprocess.run([sys.executable, str(DOCS / "make_adapt.py"), "--check"], check=True)
+
+
+@pytest.mark.parametrize(
+    ("file", "list_of", "key"), [("tf_efficientnet_lite0", "points", "top1"), ("cifar10", "runs", "top1")]
+)
+def test_another_figure_makes_the_page_and_its_picture_stale(file, list_of, key, tmp_path, capsys):
+    docs = tmp_path / "docs"
+    for part in ("adapt", "img"):
+        shutil.copytree(DOCS / part, docs / part)
+    shutil.copy(DOCS / "adapt.md", docs)
+    path = docs / "adapt" / f"{file}.json"
+    facts = json.loads(path.read_text())
+    facts[list_of][0][key] += 0.01
+    path.write_text(json.dumps(facts))
+    assert make_adapt.main(["--docs", str(docs), "--check"]) == 1
+    told = capsys.readouterr().out
+    assert "adapt.md is not what the files in docs/adapt say" in told
+    assert f"adapt_{file}.png is not what" in told
+    assert make_adapt.main(["--docs", str(docs)]) == 0
+    assert make_adapt.main(["--docs", str(docs), "--check"]) == 0
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_and_shows_what_it_says():
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    assert all(cell.outputs for cell in notebook.cells if cell.cell_type == "code" and cell.execution_count != 1)
+    NotebookClient(notebook, timeout=600).execute()
+    shown = "".join(o.get("text", "") for cell in notebook.cells for o in cell.get("outputs", []))
+    assert "refitted" in shown
+    assert "distilled" in shown
