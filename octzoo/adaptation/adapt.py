@@ -18,6 +18,7 @@ from octzoo.adaptation.distil import Distillation, Schedule
 from octzoo.adaptation.norms import settle
 from octzoo.adaptation.refit import layers_of, refit_layer
 from octzoo.adaptation.report import Report
+from octzoo.adaptation.residuals import residual_blocks
 from octzoo.adaptation.state import State
 from octzoo.channels import channel_order, reorder
 from octzoo.errors import UserError
@@ -149,12 +150,12 @@ def _refit(octave: Any, plain: Any, learn: Any, order: Any, pictures: int, saved
     """All layers that have not been refitted yet."""
     report = cast(Report, saved.report)
     done = {row.name for row in report.layers}
-    layers = layers_of(octave)
+    layers, blocks = layers_of(octave), residual_blocks(plain)
     for number, (name, norm) in enumerate(layers.items(), 1):
         if name in done:
             continue
         start = time.monotonic()
-        rows = refit_layer(name, norm, octave, plain, learn, order, pictures, report.seed)
+        rows = refit_layer(name, norm, octave, plain, learn, order, pictures, report.seed, blocks.get(name))
         report.layers += rows
         report.seconds["refitting"] = report.seconds.get("refitting", 0.0) + time.monotonic() - start
         errors = ", ".join(f"{row.part} {row.before:.3f} -> {row.after:.3f}" for row in rows)

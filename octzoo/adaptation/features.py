@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from octzoo.geometry import Geometry, Size2, StrideMode, pair
 from octzoo.layers import OctConv2d
 from octzoo.octave import Octave, low_channels, pool, resplit, upsample
+
+SMALLEST = 0.01  # scale of a batch norm, of its largest one, by which what it gives is mended
 
 
 class Source(NamedTuple):
@@ -45,6 +48,25 @@ class Part(NamedTuple):
     size: Size2
     sources: tuple[Source, ...]
     groups: int
+
+
+class Residual(NamedTuple):
+    """A trunk that is added to what a convolution and the batch norm behind it give.
+
+    Attributes:
+        plain: [B, C, H, W], in the plain network, channels as the octave network's.
+        octave: in the octave network.
+        scale: [C], what the norm multiplies by.
+    """
+
+    plain: Tensor
+    octave: Tensor | Octave
+    scale: Tensor
+
+    def fits(self, parts: Sequence[Part]) -> bool:
+        """Whether the trunk has the parts that the convolution gives."""
+        low = parts[-1].rows.start if parts[-1].rows.start else self.plain.shape[1]
+        return self.plain.shape[1] - low_channels(self.octave) == low
 
 
 def parts_of(conv: nn.Conv2d, x: Tensor | Octave) -> list[Part]:
@@ -129,7 +151,24 @@ def features(part: Part, positions: Tensor) -> Tensor:
 def targets(part: Part, y: Tensor, positions: Tensor) -> Tensor:
     """[groups, B * P, O]: the part's rows of the plain output ``y`` [B, C, H, W] there, pooled for the low part."""
     own = y[:, part.rows]
-    own = own if own.shape[-2:] == part.size else pool(own)
+    return _picked(part, own if own.shape[-2:] == part.size else pool(own), positions)
+
+
+def mended(part: Part, found: Tensor, residual: Residual, positions: Tensor) -> Tensor:
+    """``found``, of ``targets``, so that the sum behind the residual connection becomes the plain network's.
+
+    What is missing in the trunk is added, divided by what the batch norm multiplies it by; the norm's channels that
+    give next to nothing stay as they are.
+    """
+    scale = residual.scale[part.rows]
+    gain = torch.where(scale.abs() > SMALLEST * scale.abs().max(), 1 / scale, 0.0)
+    trunk = residual.octave
+    own = trunk if isinstance(trunk, Tensor) else trunk.low if part.rows.start else trunk.high
+    missing = targets(part, residual.plain, positions) - _picked(part, own, positions)
+    return found + missing * gain.view(part.groups, 1, -1)
+
+
+def _picked(part: Part, own: Tensor, positions: Tensor) -> Tensor:
     b, n = own.shape[:2]
     picked = own.flatten(2)[:, :, positions].view(b, part.groups, n // part.groups, len(positions))
     return picked.permute(1, 0, 3, 2).reshape(part.groups, b * len(positions), n // part.groups)

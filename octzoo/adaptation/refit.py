@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from octzoo.adaptation.features import Part, features, parts_of, put_weights, targets, weights
+from octzoo.adaptation.features import Part, Residual, features, mended, parts_of, put_weights, targets, weights
 from octzoo.adaptation.report import Refitted
 from octzoo.adaptation.ridge import Sums, fit
 from octzoo.channels import ChannelOrder
@@ -66,11 +67,13 @@ def refit_layer(
     order: ChannelOrder,
     pictures: int,
     seed: int = 0,
+    block: str | None = None,
 ) -> list[Refitted]:
     """Refit one convolution of ``octave``, in place, on what reaches it, to what the plain network gives there.
 
     With a batch norm behind it a constant is learnt too, and the norm takes it: its statistics become those of the new
-    outputs, its scale and shift what they have to be for that.
+    outputs, its scale and shift what they have to be for that. Where a residual connection is added behind that, the
+    layer learns to give what the trunk has lost too (He, Zhang and Sun 2017, "Channel pruning", section 3.2).
 
     Args:
         name: of the convolution, in both networks.
@@ -81,23 +84,33 @@ def refit_layer(
         order: ``channel_order`` of ``octave``.
         pictures: in all batches together.
         seed: of the positions that are looked at.
+        block: that adds its input to what the norm gives, of ``residual_blocks``; None if there is none.
     """
     conv = cast(nn.Conv2d, octave.get_submodule(name))
     rows = order.get(f"{name}.weight", (None, None))[0]
     parts: list[Part] = []
     sums: list[list[Sums | None]] = [[None, None], [None, None]]  # of each part, to learn from and to check on
+    behind: Any = octave.get_submodule(norm) if norm else None
     with torch.inference_mode():
         for i, batch in enumerate(batches):
-            x, y = input_of(octave, name, batch), output_of(plain, name, batch)
+            with _entering(octave, block) as of_octave, _entering(plain, block) as of_plain:
+                x, y = input_of(octave, name, batch), output_of(plain, name, batch)
             parts = parts_of(conv, x)
             y = y if rows is None else y[:, rows]
+            residual = None
+            if block and behind is not None:
+                trunk = of_plain[0] if rows is None else of_plain[0][:, rows]
+                scale = behind.weight / (behind.running_var + behind.eps).sqrt()
+                residual = Residual(trunk, of_octave[0], scale)
             generator = torch.Generator().manual_seed(seed)
             for part, found in zip(parts, sums):
                 at = _positions(part, conv, pictures, generator)
-                new, kind = Sums.of(features(part, at), targets(part, y, at)), int(i % CHECKED == 1)
+                wanted = targets(part, y, at)
+                if residual and residual.fits(parts):
+                    wanted = mended(part, wanted, residual, at)
+                new, kind = Sums.of(features(part, at), wanted), int(i % CHECKED == 1)
                 old = found[kind]
                 found[kind] = new if old is None else old + new
-    behind = octave.get_submodule(norm) if norm else None
     with torch.no_grad():
         return [_solve(name, conv, part, cast(Any, found), behind) for part, found in zip(parts, sums)]
 
@@ -163,6 +176,20 @@ def output_of(model: nn.Module, name: str, x: Tensor) -> Any:
         raise _Reached
 
     return _until(model, model.get_submodule(name).register_forward_hook(stop), x, found)
+
+
+@contextmanager
+def _entering(model: nn.Module, block: str | None) -> Iterator[list[Any]]:
+    """What a module of ``model`` is given meanwhile."""
+    found: list[Any] = []
+    if block is None:
+        yield found
+        return
+    handle = model.get_submodule(block).register_forward_pre_hook(lambda module, args: found.append(args[0]))
+    try:
+        yield found
+    finally:
+        handle.remove()
 
 
 def _until(model: nn.Module, handle: Any, x: Tensor, found: list[Any]) -> Any:

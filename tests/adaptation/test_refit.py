@@ -12,6 +12,7 @@ from octzoo.adaptation.budget import plain_strides
 from octzoo.adaptation.cost import pooling_costs
 from octzoo.adaptation.norms import settle
 from octzoo.adaptation.refit import absorb, input_of, layers_of, output_of, refit_layer
+from octzoo.adaptation.residuals import residual_blocks
 from octzoo.channels import channel_groups, channel_order, reorder
 from octzoo.fused import NORMS
 from octzoo.octave import pool, upsample
@@ -65,6 +66,49 @@ def octave_of(plain: nn.Module, alpha: float = 0.25, costs: dict | None = None) 
 def sized(model: nn.Module) -> nn.Module:
     model.octave_input_size = SIZE
     return model
+
+
+@pytest.mark.parametrize(
+    ("kind", "blocks"),
+    [
+        ("resnet", {"layer1.0"}),
+        ("densenet", set()),
+        ("mobilenet", {f"blocks.{i}" for i in ("1.1", "2.1", "2.2", "3.1", "3.2", "3.3", "4.1", "4.2", "5.1", "5.2")}),
+        ("resnet18", {"layer1.0", "layer1.1", "layer2.1", "layer3.1", "layer4.1"}),
+    ],
+)
+def test_residual_blocks_are_those_that_add_their_input(kind: str, blocks: set) -> None:
+    model = trained(kind) if kind in KINDS else timm.create_model(kind).eval()
+    last = "conv_pwl" if kind == "mobilenet" else "conv2"
+    assert residual_blocks(sized(model)) == {f"{block}.{last}": block for block in blocks}
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_layer_makes_up_for_what_the_trunk_has_lost(groups: int) -> None:
+    """A branch that sees what is missing can give it: with a 1x1 convolution of the trunk nothing stays missing."""
+    torch.manual_seed(0)
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(8, 8, 1, bias=False, groups=groups), nn.BatchNorm2d(8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.norm(self.conv(x)) + x
+
+    plain = nn.Sequential(nn.Conv2d(3, 8, 1), Block()).eval()
+    nn.init.uniform_(plain[1].norm.weight, 0.5, 1.5)
+    worse = copy.deepcopy(plain)
+    with torch.no_grad():
+        worse[0].weight.mul_(0.5)  # what the trunk has lost, and the branch reads too
+    pictures = [torch.randn(4, 3, 6, 6) for _ in range(5)]
+    unaware = copy.deepcopy(worse)
+    with torch.no_grad():
+        refit_layer("1.conv", "1.norm", worse, plain, pictures, {}, 20, block="1")
+        refit_layer("1.conv", "1.norm", unaware, plain, pictures, {}, 20)
+        x = torch.randn(8, 3, 6, 6)
+        missed, without = ((model(x) - plain(x)).square().mean() for model in (worse, unaware))
+    assert missed < 0.01 * without if groups == 1 else missed < without
 
 
 @pytest.mark.parametrize("kind", KINDS)
