@@ -27,7 +27,7 @@ ONE_BY_ONE = {
     "default plan, as it is": "as it is",
     "the same, norms measured again": "batch norms' statistics measured again",
     "the same, smooth channels low": "as it is, the channels low that lose least",
-    "the same, refitted": "these refitted",
+    "the same, refitted": "these refitted, residual connections not regarded",
 }
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555"]
 MARKS = "os^Dvp*"
@@ -60,8 +60,7 @@ def pretrained(facts: Facts) -> str:
             f"`--macs R --epochs {facts['epochs']}`:",
             budgets(facts),
             f"![Top-1 against multiply-accumulates](img/adapt_{facts['network']}.png)",
-            "The same steps without a planner, one alpha in all octave layers: top-1, %.",
-            one_by_one(facts),
+            *one_by_one(facts),
             f"Ours, on {facts['cpu']}, {facts['cpus']} cores, {facts['threads']} threads, torch "
             f"{facts['packages']['torch']}, timm {facts['packages']['timm']}; `{facts['command']}`. The pictures are "
             "drawn from ImageNet's training set, so these figures compare networks; they are no ImageNet accuracy.",
@@ -95,15 +94,19 @@ def beside(found: dict[str, list[float]], budget: float) -> float:
     return median(a / b for a, b in zip(found[f"{budget:g}"], found["plain"]))
 
 
-def one_by_one(facts: Facts) -> str:
+def one_by_one(facts: Facts) -> list[str]:
+    """What each step is worth where one alpha is in all octave layers, if that was measured."""
     points = {(p["method"], p["key"]): p for p in facts["points"] if p["method"] in ONE_BY_ONE}
+    if not points:
+        return []
     alphas = sorted({key for _, key in points})
     macs = {key: f"{p['macs']:.3f}" for (_, key), p in points.items()}
     rows = [["multiply-accumulates", *(macs[alpha] for alpha in alphas)]]
     for method, label in ONE_BY_ONE.items():
         found = [points.get((method, alpha)) for alpha in alphas]
         rows.append([label, *(f"{100 * p['top1']:.1f}" if p else "" for p in found)])
-    return markdown(["", *(f"alpha {alpha:g}" for alpha in alphas)], ["---", *["--:"] * len(alphas)], rows)
+    table = markdown(["", *(f"alpha {alpha:g}" for alpha in alphas)], ["---", *["--:"] * len(alphas)], rows)
+    return ["The steps one by one, with the default plan and one alpha in all octave layers; top-1, %:", table]
 
 
 def draw_curves(lines: Lines) -> Figure:
@@ -206,7 +209,11 @@ def main(arguments: list[str]) -> int:
     page, stale = options.docs / "adapt.md", []
     text = page.read_text()
     for name, (part, lines, draw) in PARTS.items():
-        facts = json.loads((options.docs / "adapt" / f"{name}.json").read_text())
+        measured = options.docs / "adapt" / f"{name}.json"
+        if not measured.is_file():
+            text = with_part(text, name, "Not measured yet.")
+            continue
+        facts = json.loads(measured.read_text())
         text = with_part(text, name, part(facts))
         picture, shown = options.docs / "img" / f"adapt_{name}.png", json.dumps(lines(facts))
         if shown_by(picture) != shown:

@@ -39,7 +39,7 @@ from octzoo.weights.folder import replace_file
 
 NAME = "tf_efficientnet_lite0"
 OUT = Path(__file__).parent / "adapt" / f"{NAME}.json"
-BUDGETS = (0.60, 0.86, 0.74, 0.90)
+BUDGETS = (0.60, 0.74, 0.86, 0.90)
 ALPHAS = (0.125, 0.25, 0.375, 0.5)  # of the default plan, for the steps one by one
 REFITTED = (0.25,)  # of these, for refitting takes minutes
 EPOCHS = 20

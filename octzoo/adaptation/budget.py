@@ -58,7 +58,7 @@ def choose_plan(
 ) -> Choice:
     """The plan that costs least of those that fit into a budget, over several alphas (of equals the smallest).
 
-    The smallest alpha is the one with which all octaves just fit. From the plan with all octaves, the groups of layers
+    The smallest alpha is the one with which all octaves just fit. From the plan with most octaves, the groups of layers
     that share channels (a stage's residual trunk, a block's inside) lose theirs: first those that cost most for the
     multiply-accumulates that they save, as many as the budget allows.
 
@@ -75,7 +75,8 @@ def choose_plan(
     """
     with torch.inference_mode():
         wanted = [(x, answers(model, x)) for x in pictures]
-    plain = _Plain(model, plain_strides(default_plan(copy.deepcopy(model).to("meta"))), costs, wanted, count(model))
+    rows = most_octaves(default_plan(copy.deepcopy(model).to("meta")))
+    plain = _Plain(model, rows, costs, wanted, count(model))
     least = plain.share(1.0, plain.rows)
     if least > macs:
         raise UserError(f"no plan takes {macs:.0%} of the multiply-accumulates; the least is {least:.1%}")
@@ -86,6 +87,11 @@ def choose_plan(
         say(f"alpha {alpha:g}: {found[-1].octave[0]} groups of {found[-1].octave[1]}, cost {found[-1].cost:.3g}")
     least_cost = min(choice.cost for choice in found)
     return next(choice for choice in found if choice.cost <= (1 + EQUAL) * least_cost)
+
+
+def most_octaves(plan: Sequence[Row]) -> tuple[Row, ...]:
+    """The plan with octaves also where it has none though it could, as in the last stages."""
+    return tuple(row._replace(kind="octave") if row.kind == "zero" else row for row in plain_strides(plan))
 
 
 def octave_of(model: nn.Module, alpha: float, plan: Sequence[Row]) -> nn.Module:

@@ -27,7 +27,7 @@ def draw(report: Report, name: str) -> bytes:
         layers.plot(numbers, [max(v, 1e-4) for v in values], "o-", ms=3, lw=1, color=color, label=label)
     layers.set_yscale("log")
     layers.set_xlabel("output parts of the layers, in order of execution")
-    layers.set_ylabel("missed share of the\nplain output's variance")
+    layers.set_ylabel("missed share of the variance\nof what it is to give")
     layers.legend(frameon=False)
     steps = figure.add_subplot(grid[1, 0])
     bars = steps.bar(

@@ -73,7 +73,8 @@ def refit_layer(
 
     With a batch norm behind it a constant is learnt too, and the norm takes it: its statistics become those of the new
     outputs, its scale and shift what they have to be for that. Where a residual connection is added behind that, the
-    layer learns to give what the trunk has lost too (He, Zhang and Sun 2017, "Channel pruning", section 3.2).
+    layer learns to give what the trunk has lost too, as He, Zhang and Sun do for residual branches ("Channel pruning
+    for accelerating very deep neural networks", ICCV 2017).
 
     Args:
         name: of the convolution, in both networks.

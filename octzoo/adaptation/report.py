@@ -15,7 +15,10 @@ class Refitted(NamedTuple):
     Attributes:
         name: of the layer.
         part: "high" or "low".
-        before, after: the share of the plain output's variance that it misses, on pictures not learnt from.
+        before: the share that it misses of the variance of what it is to give, on pictures that chose how strong the
+            pull to the old weights is: of the plain output, with what the trunk has lost where a residual connection
+            follows.
+        after: the same, refitted.
     """
 
     name: str

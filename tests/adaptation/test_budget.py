@@ -9,7 +9,7 @@ import timm
 import torch
 
 import octzoo
-from octzoo.adaptation.budget import choose_plan, count, measure, octave_of, plain_strides
+from octzoo.adaptation.budget import choose_plan, count, measure, most_octaves, octave_of
 from octzoo.adaptation.cost import pooling_costs
 from octzoo.channels import channel_groups
 from octzoo.data.photos import Photos
@@ -60,7 +60,7 @@ def test_of_several_alphas_a_cheap_one_is_taken(plain: torch.nn.Module, costs: d
 
 def test_the_smallest_alpha_is_one_with_which_all_octaves_just_fit(plain: torch.nn.Module, costs: dict) -> None:
     choice = choose_plan(plain, 0.8, costs, PICTURES, ())
-    rows = plain_strides(default_plan(plain))
+    rows = most_octaves(default_plan(plain))
     assert choice.plan == rows
     assert choice.octave[0] == choice.octave[1]
     assert measure(plain, octave_of(plain, choice.alpha, rows)) <= 0.8
@@ -78,7 +78,7 @@ def test_a_wider_budget_costs_no_more(plain: torch.nn.Module, costs: dict) -> No
 def test_layers_of_a_group_go_together(plain: torch.nn.Module, costs: dict) -> None:
     choice = choose_plan(plain, 0.9, costs, PICTURES, (0.75,))
     zero = {row.pattern for row in choice.plan if row.kind == "zero"}
-    groups = channel_groups(octave_of(plain, choice.alpha, plain_strides(default_plan(plain))), costs)
+    groups = channel_groups(octave_of(plain, choice.alpha, most_octaves(default_plan(plain))), costs)
     assert any(zero & set(group.layers) for group in groups)
     assert all(not zero & set(group.layers) or set(group.layers) <= zero for group in groups if group.costs is not None)
 
