@@ -63,10 +63,15 @@ class Residual(NamedTuple):
     octave: Tensor | Octave
     scale: Tensor
 
+    def of(self, part: Part) -> Tensor:
+        """The octave trunk's part that is added to ``part``."""
+        if isinstance(self.octave, Tensor):
+            return self.octave
+        return self.octave.low if part.rows.start else self.octave.high
+
     def fits(self, parts: Sequence[Part]) -> bool:
         """Whether the trunk has the parts that the convolution gives."""
-        low = parts[-1].rows.start if parts[-1].rows.start else self.plain.shape[1]
-        return self.plain.shape[1] - low_channels(self.octave) == low
+        return all(self.of(p).shape[1:] == (p.rows.stop - p.rows.start, *p.size) for p in parts)
 
 
 def parts_of(conv: nn.Conv2d, x: Tensor | Octave) -> list[Part]:
@@ -162,9 +167,7 @@ def mended(part: Part, found: Tensor, residual: Residual, positions: Tensor) -> 
     """
     scale = residual.scale[part.rows]
     gain = torch.where(scale.abs() > SMALLEST * scale.abs().max(), 1 / scale, 0.0)
-    trunk = residual.octave
-    own = trunk if isinstance(trunk, Tensor) else trunk.low if part.rows.start else trunk.high
-    missing = targets(part, residual.plain, positions) - _picked(part, own, positions)
+    missing = targets(part, residual.plain, positions) - _picked(part, residual.of(part), positions)
     return found + missing * gain.view(part.groups, 1, -1)
 
 
