@@ -11,6 +11,10 @@ PATH = Path(__file__).parent / "examples" / "octavize.ipynb"
 def main() -> None:
     notebook = nbformat.read(PATH, as_version=4)
     NotebookClient(notebook, timeout=600, record_timing=False).execute()
+    for cell in notebook.cells:
+        if cell.cell_type == "code":  # warnings are of this machine
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+            cell.metadata.pop("execution", None)
     nbformat.write(notebook, PATH)
 
 

@@ -130,6 +130,7 @@ def test_a_state_of_another_call_is_refused(plain: torch.nn.Module, pictures: li
     assert state.is_file()
 
 
+@pytest.mark.slow
 def test_a_budget_chooses_plan_and_alpha(plain: torch.nn.Module, pictures: list) -> None:
     _, report = octzoo.adapt(plain, pictures[:6], macs=0.8, epochs=0)
     assert 0.7 < report.macs <= 0.8

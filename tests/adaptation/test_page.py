@@ -45,7 +45,7 @@ def test_another_figure_makes_the_page_and_its_picture_stale(file, tmp_path, cap
 @pytest.mark.slow
 def test_the_notebook_runs_and_shows_what_it_says():
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    assert all(cell.outputs for cell in notebook.cells if cell.cell_type == "code" and cell.execution_count != 1)
+    assert all(cell.outputs for cell in notebook.cells[2:] if cell.cell_type == "code")  # the first one only prepares
     NotebookClient(notebook, timeout=600).execute()
     shown = "".join(o.get("text", "") for cell in notebook.cells for o in cell.get("outputs", []))
     assert "refitted" in shown
