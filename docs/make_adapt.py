@@ -104,6 +104,8 @@ def one_by_one(facts: Facts) -> list[str]:
     rows = [["multiply-accumulates", *(macs[alpha] for alpha in alphas)]]
     for method, label in ONE_BY_ONE.items():
         found = [points.get((method, alpha)) for alpha in alphas]
+        if not any(found):
+            continue
         rows.append([label, *(f"{100 * p['top1']:.1f}" if p else "" for p in found)])
     table = markdown(["", *(f"alpha {alpha:g}" for alpha in alphas)], ["---", *["--:"] * len(alphas)], rows)
     return ["The steps one by one, with the default plan and one alpha in all octave layers; top-1, %:", table]
