@@ -16,8 +16,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from generated import between, shown_by
 from matplotlib.figure import Figure
-from PIL import Image
 
 from octzoo.weights.card import markdown
 
@@ -188,21 +188,6 @@ PARTS: dict[str, tuple[Callable[[Facts], str], Callable[[Facts], Lines], Callabl
 }
 
 
-def with_part(text: str, name: str, part: str) -> str:
-    """The page with one part between its markers."""
-    start = f"<!-- {name}: made by docs/make_adapt.py -->"
-    before, rest = text.split(start)
-    return f"{before}{start}\n\n{part}\n\n{rest[rest.index(END) :]}"
-
-
-def shown_by(path: Path) -> str | None:
-    """What a picture shows; None without one."""
-    if not path.is_file():
-        return None
-    with Image.open(path) as picture:
-        return picture.text.get("Description")
-
-
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
@@ -211,12 +196,13 @@ def main(arguments: list[str]) -> int:
     page, stale = options.docs / "adapt.md", []
     text = page.read_text()
     for name, (part, lines, draw) in PARTS.items():
+        start = f"<!-- {name}: made by docs/make_adapt.py -->"
         measured = options.docs / "adapt" / f"{name}.json"
         if not measured.is_file():
-            text = with_part(text, name, "Not measured yet.")
+            text = between(text, start, END, "\nNot measured yet.\n")
             continue
         facts = json.loads(measured.read_text())
-        text = with_part(text, name, part(facts))
+        text = between(text, start, END, f"\n{part(facts)}\n")
         picture, shown = options.docs / "img" / f"adapt_{name}.png", json.dumps(lines(facts))
         if shown_by(picture) != shown:
             stale.append(picture)

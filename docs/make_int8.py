@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from generated import between
+
 from octzoo.weights.card import markdown
 
 START, END = "<!-- int8: made by docs/make_int8.py -->", "<!-- end of int8 -->"
@@ -65,8 +67,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     found = [json.loads(path.read_text()) for path in sorted((options.docs / "int8").glob("*.json"))]
     path = options.docs / "deploy.md"
-    before, rest = path.read_text().split(START)
-    new = f"{before}{START}\n\n{page(found)}\n\n{rest[rest.index(END) :]}"
+    new = between(path.read_text(), START, END, f"\n{page(found)}\n")
     if options.check and new != path.read_text():
         print(f"{path} is not what the files in docs/int8 say: run docs/make_int8.py")
         return 1

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from PIL import Image
+from generated import between, shown_by
 
 from octzoo.deploy.profile import Profile
 from octzoo.deploy.profile_picture import draw
@@ -67,8 +67,7 @@ def text(name: str) -> str:
 def with_text(page: str, name: str) -> str:
     """``page`` with the profile between the markers of that name."""
     start, end = f"<!-- {name}: made by docs/make_profile.py -->", f"<!-- end of {name} -->"
-    before, rest = page.split(start)
-    return f"{before}{start}\n\n{text(name)}\n\n{rest[rest.index(end) :]}"
+    return between(page, start, end, f"\n{text(name)}\n")
 
 
 def figures(name: str) -> str:
@@ -93,7 +92,7 @@ def main(arguments: list[str]) -> int:
             stale.append(f"{PAGE} ({name})")
             page = new
         picture = picture_of(name)
-        if not picture.is_file() or Image.open(picture).text.get("Description") != figures(name):
+        if shown_by(picture) != figures(name):
             stale.append(str(picture))
             if "--check" not in flags:
                 paint(name)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from generated import between, shown_by
 
 from octzoo.deploy.speed import COLUMNS, Comparison, Measured, compare, figures, read, rows
 from octzoo.deploy.speed_picture import draw, points
@@ -91,20 +91,6 @@ def ratios(comparisons: Sequence[Comparison]) -> str:
 # ---- all of it -----------------------------------------------------------------------------------------------------
 
 
-def with_results(text: str, results: str) -> str:
-    """The page with the results between the markers."""
-    before, rest = text.split(START)
-    return f"{before}{START}\n\n{results}\n\n{rest[rest.index(END) :]}"
-
-
-def shown_by(path: Path) -> str | None:
-    """What a picture shows; None without one."""
-    if not path.is_file():
-        return None
-    with Image.open(path) as picture:
-        return picture.text.get("Description")
-
-
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
@@ -112,7 +98,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     found, stale = files(options.docs), []
     text = (options.docs / "speed.md").read_text()
-    if (new := with_results(text, page(found))) != text:
+    if (new := between(text, START, END, f"\n{page(found)}\n")) != text:
         stale.append(options.docs / "speed.md")
         if not options.check:
             (options.docs / "speed.md").write_text(new)

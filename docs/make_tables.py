@@ -15,7 +15,7 @@ from pathlib import Path
 
 import timm
 import torch
-from PIL import Image
+from generated import between, shown_by
 from torch.utils.flop_counter import FlopCounterMode
 
 import octzoo
@@ -121,8 +121,7 @@ def draw() -> None:
 def with_table(page: str, name: str, text: str) -> str:
     """``page`` with ``text`` between the markers of that name."""
     start, end = f"<!-- {name}: made by docs/make_tables.py -->", f"<!-- end of {name} -->"
-    before, rest = page.split(start)
-    return f"{before}{start}\n{text}\n{rest[rest.index(end) :]}"
+    return between(page, start, end, text)
 
 
 TABLES: list[tuple[Path, str, Callable[[], str]]] = [
@@ -144,8 +143,7 @@ def main(arguments: list[str]) -> int:
             stale.append(page)
             if not check:
                 page.write_text(new)
-    drawn = PICTURE.is_file() and Image.open(PICTURE).text.get("Description") == points()
-    if not drawn:
+    if shown_by(PICTURE) != points():
         stale.append(PICTURE)
         if not check:
             draw()

@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from PIL import Image
+from generated import between, shown_by
 
 import octzoo  # noqa: F401 (registers the names)
 from octzoo.models.describe import family, network_of, plan_table
@@ -233,22 +233,14 @@ def draw(shown: str, path: Path) -> None:
     plt.close(figure)
 
 
-def shown_by(path: Path) -> str | None:
-    """What a picture shows; None without one."""
-    if not path.is_file():
-        return None
-    with Image.open(path) as picture:
-        return picture.text.get("Description")
-
-
 # ---- all of it -----------------------------------------------------------------------------------------------------
 
 
 def texts(folder: Path, docs: Path) -> dict[Path, str]:
     """Every page and what it should be."""
     zoo = read(folder)
-    before, rest = (docs / "zoo.md").read_text().split(START)
-    pages = {docs / "zoo.md": f"{before}{START}\n{page(zoo)}\n{rest[rest.index(END) :]}", folder / CARD: overview(zoo)}
+    old = (docs / "zoo.md").read_text()
+    pages = {docs / "zoo.md": between(old, START, END, page(zoo)), folder / CARD: overview(zoo)}
     return pages | {folder / m["name"] / CARD: card(m, folder) for m in zoo}
 
 
