@@ -34,6 +34,7 @@ NETWORKS = {  # plain network -> beside it
     "oct_cifar_resnet20_a0.0": tuple(f"oct_cifar_resnet20_a{alpha}" for alpha in ("0.25", "0.5", "0.75")),
 }
 THREADS, ROUNDS = 2, 10
+PACKAGES = ("torch", "onnxruntime", "openvino")
 BEGIN, END = "<!-- kernels: made by docs/make_kernels.py -->", "<!-- end of kernels -->"
 Kernels = Counter[str]  # kind of kernel -> milliseconds of a batch
 Size = tuple[int, int, int]
@@ -152,7 +153,7 @@ def table(network: str, rows: dict[str, dict[str, dict[str, float]]]) -> str:
 def write(found: dict) -> None:
     """Puts the table between its marks in docs/speed.md."""
     packages = found["packages"]
-    versions = ", ".join(f"{name} {packages[name]}" for name in ("torch", "onnxruntime", "openvino"))
+    versions = ", ".join(f"{name} {packages[name]}" for name in PACKAGES)
     where = f"Measured on {found['cpu']}, {found['cpus']} cores, {found['threads']} threads, {versions}; medians of "
     page = DOCS / "speed.md"
     before, _, rest = page.read_text().partition(BEGIN)
@@ -162,12 +163,23 @@ def write(found: dict) -> None:
     page.write_text(before + "\n\n".join(lines) + after)
 
 
+def same_place(found: dict) -> None:
+    """One line under the tables says where all of them were measured: SystemExit if some would be of another place."""
+    here = environment()
+    packages = {name: version for name, version in found["packages"].items() if name in PACKAGES}
+    if here["cpu"] != found["cpu"] or any(package_version(name) != version for name, version in packages.items()):
+        raise SystemExit("the other networks were measured elsewhere, or with other versions: measure all of them")
+
+
 def main(arguments: list[str]) -> None:
     """Measures every row, one network after the other: each engine's kernels do not wait for one another's."""
     torch.set_num_threads(THREADS)
     file = DOCS / "kernels.json"
     found = json.loads(file.read_text()) if file.exists() else {"networks": {}}
-    for plain in [] if "--table" in arguments else arguments or NETWORKS:
+    measured = arguments or list(NETWORKS)
+    if found["networks"] and "--table" not in arguments and set(measured) != set(NETWORKS):
+        same_place(found)
+    for plain in [] if "--table" in arguments else measured:
         rows: dict[str, dict[str, dict[str, float]]] = {}
         for row, (kernels, batch) in ROWS[plain].items():
             rows[row] = {}
@@ -177,10 +189,10 @@ def main(arguments: list[str]) -> None:
                 size = cast(Any, model).pretrained_cfg["input_size"]
                 counted = kernels(name, batch, size).most_common()
                 rows[row][name] = {kind: round(ms, 4) for kind, ms in counted if ms >= 0.001}
-        facts = environment()
+        facts = environment() | {"command": "python docs/make_kernels.py", "threads": THREADS}
         facts["packages"] |= {name: package_version(name) for name in ("onnxruntime", "openvino")}
-        networks = {**found["networks"], plain: rows}
-        found = {**facts, "command": "python docs/make_kernels.py", "threads": THREADS, "networks": networks}
+        commits = {**found.get("commits", {}), plain: facts.pop("folder_commit")}
+        found = {**facts, "commits": commits, "networks": {**found["networks"], plain: rows}}
         file.write_text(json.dumps(found, indent=1) + "\n")
     write(found)
 
