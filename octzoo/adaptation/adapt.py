@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from octzoo.adaptation.budget import choose_plan, measure, plain_strides
+from octzoo.adaptation.budget import check_budget, choose_plan, measure, plain_strides
 from octzoo.adaptation.cost import pooling_costs
 from octzoo.adaptation.distil import Distillation, Schedule
 from octzoo.adaptation.norms import settle
@@ -78,6 +78,8 @@ def adapt(
     """
     if macs is not None and plan is not None:
         raise UserError("adapt: macs chooses the plan; give one of the two")
+    if macs is not None:
+        check_budget(model, macs)
     plain: Any = copy.deepcopy(model).eval().requires_grad_(False).to(memory_format=torch.channels_last)
     learn, check = _Some(pictures, False), _Some(pictures, True)
     seen = _seen(pictures)

@@ -73,13 +73,11 @@ def choose_plan(
     Raises:
         UserError: nothing saves so much.
     """
+    check_budget(model, macs)
     with torch.inference_mode():
         wanted = [(x, answers(model, x)) for x in pictures]
     rows = most_octaves(default_plan(copy.deepcopy(model).to("meta")))
     plain = _Plain(model, rows, costs, wanted, count(model))
-    least = plain.share(1.0, plain.rows)
-    if least > macs:
-        raise UserError(f"no plan takes {macs:.0%} of the multiply-accumulates; the least is {least:.1%}")
     smallest = bisect_left(range(1, FINEST), -macs, key=lambda n: -plain.share(n / FINEST, plain.rows)) + 1
     found = []
     for alpha in (smallest / FINEST, *(alpha for alpha in alphas if alpha > smallest / FINEST)):
@@ -87,6 +85,14 @@ def choose_plan(
         say(f"alpha {alpha:g}: {found[-1].octave[0]} groups of {found[-1].octave[1]}, cost {found[-1].cost:.3g}")
     least_cost = min(choice.cost for choice in found)
     return next(choice for choice in found if choice.cost <= (1 + EQUAL) * least_cost)
+
+
+def check_budget(model: nn.Module, macs: float) -> None:
+    """Raise UserError if no plan of a plain network keeps to the share ``macs`` of its multiply-accumulates."""
+    rows = most_octaves(default_plan(copy.deepcopy(model).to("meta")))
+    least = count(octave_of(model, 1.0, rows)) / count(model)
+    if least > macs:
+        raise UserError(f"no plan takes {macs:.0%} of the multiply-accumulates; the least is {least:.1%}")
 
 
 def most_octaves(plan: Sequence[Row]) -> tuple[Row, ...]:

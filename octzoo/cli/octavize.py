@@ -52,12 +52,15 @@ def run(options: Namespace) -> None:
     """Adapts what the options say. Raises UserError for what cannot be, before anything is computed."""
     check(options)
     import octzoo
+    from octzoo.adaptation.budget import check_budget
     from octzoo.adaptation.folder import time_rows, write
     from octzoo.deploy.bench import milliseconds
     from octzoo.weights.folder import check_new
 
     check_new(options.out)
     model = network(options.name, options.checkpoint)
+    if options.macs is not None:
+        check_budget(model, options.macs)
     place = options.out.with_name(f"{options.out.name}.adapting")
     batches = Prepared(options.data, options.pictures, model, place)
     octave, found = octzoo.adapt(
@@ -79,7 +82,7 @@ def run(options: Namespace) -> None:
     for step, share in found.agreement.items():
         print(f"{step:<10} {share:6.1%} of {found.pictures[1]} pictures as {options.name} answers")
     for engine, plain, ours, ratio in time_rows(times):
-        print(f"{engine:<18} {ours} ms, {plain} of {options.name}: {ratio}")
+        print(f"{engine:<18} {ours} ms, {ratio} times the {plain} ms of {options.name}")
     print(f"{options.out}: alpha {found.alpha:g}, {found.macs:.1%} of the multiply-accumulates")
     print(f'timm.create_model("local-dir:{options.out}", pretrained=True) loads it, after import octzoo')
 

@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
 def run(options: Namespace) -> None:
     """Prints the plan of what the options say. Raises UserError where there is none."""
     import octzoo  # noqa: F401 (registers the names)
-    from octzoo.adaptation.budget import choose_plan
+    from octzoo.adaptation.budget import check_budget, choose_plan
     from octzoo.adaptation.cost import pooling_costs
     from octzoo.cli.octavize import network
     from octzoo.errors import UserError
@@ -57,6 +57,7 @@ def run(options: Namespace) -> None:
     if options.json is not None and not options.json.absolute().parent.is_dir():
         raise UserError(f"--json {options.json}: no such folder")
     model: Any = build(options.name).eval() if options.no_pretrained else network(options.name, options.checkpoint)
+    check_budget(model, options.macs)
     print("what each channel would lose", file=sys.stderr)
     batches = list(pictures(model, options.data))
     costs = pooling_costs(model, batches)

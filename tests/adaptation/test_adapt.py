@@ -221,6 +221,7 @@ class TestCommand:
             (["--alpha", "0.5", "--macs", "0.5"], "the budget chooses alpha"),
             (["--alpha", "1"], "--alpha 1 is not between 0 and 1"),
             (["--macs", "1.5"], "--macs 1.5 is not between 0 and 1"),
+            (["--macs", "0.1"], "no plan takes 10% of the multiply-accumulates; the least is 25"),
             (["--minutes", "0"], "--minutes 0 is no time"),
             (["--pictures", "40"], "40 pictures; it takes more than 40"),
             (["--checkpoint", __file__], "does not hold weights of oct_cifar_resnet20_a0.0.oz_digits"),
