@@ -99,6 +99,14 @@ def test_a_norm_of_narrow_parts_is_two_plain_norms(momentum, affine):
     assert norm.num_batches_tracked == 3
 
 
+def test_a_norm_in_training_takes_it_for_its_narrow_part_alone():
+    norm = OctBatchNorm2d(20)
+    y = norm(Octave(maps(4, 16, 8, 8), maps(4, 4, 4, 4)))
+    assert "Rows" in type(y.low.grad_fn).__name__
+    assert "Rows" not in type(y.high.grad_fn).__name__
+    assert "Rows" not in type(norm.eval()(Octave(maps(4, 16, 8, 8), maps(4, 4, 4, 4))).low.grad_fn).__name__
+
+
 def test_a_network_that_trains_by_rows_learns_the_same():
     gradients = {}
     for layout in (torch.channels_last, torch.contiguous_format):

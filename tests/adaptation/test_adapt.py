@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 import octzoo
 from octzoo.adaptation.adapt import agreement
+from octzoo.adaptation.residuals import residual_blocks
 from octzoo.data.sources import open_split
 from octzoo.errors import UserError
 from octzoo.surgery import OctaveNetwork
@@ -76,6 +77,22 @@ def test_each_step_is_shown(plain: torch.nn.Module, pictures: list, others: list
     )
     assert [step for step, _ in found] == list(report.agreement) == ["as it is", "refitted"]
     assert found[0][1] < found[1][1]
+
+
+def test_layers_behind_which_a_residual_connection_is_added_are_told_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = timm.create_model("mobilenetv2_035", num_classes=3).eval()
+    found = {}
+
+    def note(name: str, *others: object) -> list:
+        found[name] = others[-1]
+        return []
+
+    monkeypatch.setattr(sys.modules["octzoo.adaptation.adapt"], "refit_layer", note)
+    octzoo.adapt(model, list(torch.randn(6, 3, 64, 64).split(1)), 0.25, epochs=0)
+    blocks = residual_blocks(model)
+    assert len(blocks) == 10
+    assert {name: block for name, block in found.items() if block} == {n: b for n, b in blocks.items() if n in found}
+    assert found.keys() > blocks.keys()
 
 
 def test_the_plain_network_stays_as_it_is(adapted: tuple, plain: torch.nn.Module) -> None:
