@@ -66,6 +66,16 @@ def test_the_smallest_alpha_is_one_with_which_all_octaves_just_fit(plain: torch.
     assert measure(plain, octave_of(plain, choice.alpha - 1 / 64, rows)) > 0.8
 
 
+def test_octaves_may_be_in_every_stage_and_a_tensor_comes_out(plain: torch.nn.Module) -> None:
+    rows = most_octaves(default_plan(plain))
+    assert {row.kind for row in rows} == {"plain", "octave"}
+    assert any(row.kind == "zero" for row in default_plan(plain))
+    octave: Any = octave_of(plain, 0.5, rows)
+    x = torch.zeros(1, 3, 32, 32, device="meta")
+    assert isinstance(octave.forward_features(x), torch.Tensor)
+    assert measure(plain, octave) < measure(plain, octave_of(plain, 0.5, default_plan(plain)))
+
+
 @pytest.mark.slow
 def test_a_wider_budget_costs_no_more(plain: torch.nn.Module, costs: dict) -> None:
     assert (
