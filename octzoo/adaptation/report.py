@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
@@ -52,6 +53,10 @@ class Report:
     layers: list[Refitted] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+
+    def took(self, step: str, start: float) -> None:
+        """Add the time since ``start``, of ``time.monotonic``, to that of a step."""
+        self.seconds[step] = self.seconds.get(step, 0.0) + time.monotonic() - start
 
     def as_json(self) -> dict[str, Any]:
         """Of lists, numbers and texts."""

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 import octzoo
 from octzoo.adaptation.adapt import agreement
+from octzoo.adaptation.norms import settle
 from octzoo.adaptation.residuals import residual_blocks
 from octzoo.data.sources import open_split
 from octzoo.errors import UserError
@@ -77,6 +78,21 @@ def test_each_step_is_shown(plain: torch.nn.Module, pictures: list, others: list
     )
     assert [step for step, _ in found] == list(report.agreement) == ["as it is", "refitted"]
     assert found[0][1] < found[1][1]
+
+
+def test_norms_have_the_statistics_of_what_reaches_them(adapted: tuple, pictures: list) -> None:
+    found, expected = adapted[0], copy.deepcopy(adapted[0])
+    settle(expected, [x for i, x in enumerate(pictures) if i != 5])  # the one that is kept back
+    for name, statistics in expected.named_buffers():
+        torch.testing.assert_close(found.get_buffer(name), statistics, rtol=1e-3, atol=1e-4)
+
+
+def test_labels_in_the_batches_are_not_looked_at(plain: torch.nn.Module, pictures: list) -> None:
+    few = [x[:2] for x in pictures]
+    one, _ = octzoo.adapt(plain, few, 0.25, epochs=1)
+    other, report = octzoo.adapt(plain, [(x, torch.zeros(2)) for x in few], 0.25, epochs=1)
+    assert same(one, other)
+    assert report.pictures == (18, 2)
 
 
 def test_layers_behind_which_a_residual_connection_is_added_are_told_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
