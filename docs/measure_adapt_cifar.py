@@ -28,7 +28,7 @@ from octzoo.weights.folder import METRICS, replace_file
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "docs" / "adapt" / "cifar10.json"
 NETWORK, TAG = "oct_cifar_resnet20", "oz_cifar10_jpeg"
-ALPHAS, EPOCHS = (0.25,), (1, 2, 5)
+ALPHAS, EPOCHS = (0.25, 0.5), (1, 2, 5)
 PICTURES, DISTILLED = 2000, 5
 RATE = 0.02  # of fine-tuning; the recipe's own is for training from scratch
 
