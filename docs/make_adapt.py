@@ -27,7 +27,8 @@ ONE_BY_ONE = {
     "default plan, as it is": "as it is",
     "the same, norms measured again": "batch norms' statistics measured again",
     "the same, smooth channels low": "as it is, the channels low that lose least",
-    "the same, refitted": "these refitted, residual connections not regarded",
+    "the same, refitted": "these refitted",
+    "the same, residual connections regarded": "residual connections regarded in it",
 }
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555"]
 MARKS = "os^Dvp*"

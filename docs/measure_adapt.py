@@ -29,6 +29,7 @@ from octzoo.adaptation.adapt import agreement
 from octzoo.adaptation.budget import measure, plain_strides
 from octzoo.adaptation.cost import pooling_costs
 from octzoo.adaptation.refit import layers_of, refit_layer
+from octzoo.adaptation.residuals import residual_blocks
 from octzoo.channels import channel_order, reorder
 from octzoo.cli.octavize import BATCH, Prepared
 from octzoo.deploy.bench import milliseconds
@@ -42,6 +43,7 @@ OUT = Path(__file__).parent / "adapt" / f"{NAME}.json"
 BUDGETS = (0.60, 0.74, 0.86, 0.90)
 ALPHAS = (0.125, 0.25, 0.375, 0.5)  # of the default plan, for the steps one by one
 REFITTED = (0.25,)  # of these, for refitting takes minutes
+SLOW = ("the same, refitted", "the same, residual connections regarded")
 EPOCHS = 20
 Point = dict[str, Any]
 
@@ -130,20 +132,22 @@ def one_by_one(plain: nn.Module, learn: Prepared, test: Half, record: Record) ->
         octave.load_state_dict(reorder(plain.state_dict(), order))
         return octave, order
 
-    def refitted(alpha: float) -> nn.Module:
+    def refitted(alpha: float, blocks: dict[str, str]) -> nn.Module:
         octave, order = octave_of(alpha, True)
         for name, norm in layers_of(octave).items():
-            print(refit_layer(name, norm, octave, plain, batches, order, len(learn.pixels)), flush=True)
+            rows = refit_layer(name, norm, octave, plain, batches, order, len(learn.pixels), block=blocks.get(name))
+            print(rows, flush=True)
         return octave
 
     methods: dict[str, Callable[[float], nn.Module]] = {
         "default plan, as it is": lambda alpha: octave_of(alpha, False)[0],
         "the same, norms measured again": lambda alpha: with_new_statistics(octave_of(alpha, False)[0], batches),
         "the same, smooth channels low": lambda alpha: octave_of(alpha, True)[0],
-        "the same, refitted": refitted,
+        "the same, refitted": lambda alpha: refitted(alpha, {}),
+        "the same, residual connections regarded": lambda alpha: refitted(alpha, residual_blocks(plain)),
     }
     for method, make in methods.items():
-        for alpha in REFITTED if make is refitted else ALPHAS:
+        for alpha in REFITTED if method in SLOW else ALPHAS:
             if not record.has(method, alpha):
                 octave = make(alpha)
                 macs = measure(plain, octave)

@@ -25,6 +25,7 @@ CORE = [
     "plan",
     "fused",
     "surgery",
+    "channel_flow",
     "channels",
 ]
 TOLD = ["splits", "summary"]  # what can be told of a network

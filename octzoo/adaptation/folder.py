@@ -14,11 +14,8 @@ from octzoo.adaptation.picture import draw
 from octzoo.adaptation.report import Report
 from octzoo.models.oct_any import NAME
 from octzoo.weights.card import markdown
-from octzoo.weights.folder import make_config, write_folder
+from octzoo.weights.folder import PICTURE, REPORT, make_config, write_folder
 from octzoo.weights.golden import GOLDEN, golden_logits
-
-REPORT, PICTURE = "adaptation.json", "adaptation.png"
-
 
 Times = dict[str, dict[str, list[float]]]  # engine and batch -> "plain" or "octave" -> milliseconds, one a round
 
@@ -71,6 +68,7 @@ def card(title: str, name: str, report: Report, milliseconds: Times) -> str:
     rows = [[step, f"{share:.1%}"] for step, share in report.agreement.items()]
     return f"""---
 library_name: timm
+pipeline_tag: image-classification
 tags: [image-classification, timm, octzoo, octave-convolution]
 ---
 

@@ -17,7 +17,13 @@ def main(arguments: list[str]) -> int:
         "finishes an interrupted one. Needs a token that may write: HF_TOKEN, or `hf auth login`.",
         "octzoo publish checkpoints/oct_cifar_resnet20_a0.25.mine --org my-lab --tag v1",
     )
-    parser.add_argument("folders", metavar="DIR", type=Path, nargs="+", help="a checkpoint folder, named NAME.TAG")
+    parser.add_argument(
+        "folders",
+        metavar="DIR",
+        type=Path,
+        nargs="+",
+        help="a checkpoint folder, named NAME.TAG; one of octzoo octavize may have any name",
+    )
     parser.add_argument("--org", required=True, metavar="ORG", help="a user or organisation of the Hub")
     parser.add_argument("--private", action="store_true", help="of new repositories; those that exist stay as they are")
     parser.add_argument("--tag", metavar="TAG", help="for this state, such as v1")

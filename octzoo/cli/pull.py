@@ -16,7 +16,7 @@ def main(arguments: list[str]) -> int:
         "not at all; what was interrupted is resumed by the next run. NAME alone is one of octzoo's own repositories.",
         "octzoo pull my-lab/oct_cifar_resnet20_a0.25.mine --revision v1 --out weights",
     )
-    parser.add_argument("name", metavar="NAME", help="NAME.TAG or ORG/NAME.TAG")
+    parser.add_argument("name", metavar="NAME", help="NAME.TAG or ORG/NAME.TAG; ORG/ANYTHING for an octavized network")
     parser.add_argument("--revision", metavar="REV", help="a tag, branch or commit; default: main")
     parser.add_argument("--out", type=Path, default=Path("checkpoints"), metavar="DIR", help="default: checkpoints")
     options = parser.parse_args(arguments[1:])

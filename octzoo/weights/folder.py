@@ -1,6 +1,7 @@
 """The checkpoint folder, one layout for disk, cache and Hub: model.safetensors, config.json, README.md.
 
-For what octzoo trained there are metrics.json, recipe.yaml and log.csv too. timm (``local-dir:``, ``hf-hub:``) and
+For what octzoo trained there are metrics.json, recipe.yaml and log.csv too; for what it octavized, adaptation.json and
+adaptation.png. timm (``local-dir:``, ``hf-hub:``) and
 transformers both read it.
 """
 
@@ -25,11 +26,13 @@ from torch import Tensor
 from octzoo.errors import UserError
 from octzoo.weights.download import sha256_of
 from octzoo.weights.golden import GOLDEN
+from octzoo.weights.names import ANY
 from octzoo.weights.records import CHECKSUM, CONFIG, METRICS, Record
 
 MODEL, CARD = "model.safetensors", "README.md"
 RECIPE, LOG = "recipe.yaml", "log.csv"  # of what octzoo trained, as METRICS is
-FILES = (MODEL, CONFIG, CARD, METRICS, RECIPE, LOG)
+REPORT, PICTURE = "adaptation.json", "adaptation.png"  # of what octzoo octavized
+FILES = (MODEL, CONFIG, CARD, METRICS, RECIPE, LOG, REPORT, PICTURE)
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _WHOSE = ("license", "origin_url", "paper_ids")
 
@@ -124,6 +127,10 @@ class Checkpoint:
     @property
     def weights(self) -> Path:
         return self.folder / MODEL
+
+    def may_be_called(self, name: str) -> bool:
+        """Whether its folder or repository can have that name: its own, or any for an octavized network."""
+        return name == self.full_name or self.full_name.startswith(f"{ANY}.")
 
     @property
     def sha256(self) -> str | None:

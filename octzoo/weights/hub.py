@@ -104,7 +104,7 @@ def pull(repo: str, folder: Path, revision: str | None = None, sha256: str | Non
     """Fetch a checkpoint folder, which appears wholly or not at all; an interrupted call is resumed by the next.
 
     Args:
-        repo: "owner/NAME.TAG".
+        repo: "owner/NAME.TAG"; of an octavized network "owner/" and any name.
         folder: where it will be; must not exist.
         revision: a tag, branch or commit; None is main.
         sha256: of the weights, where it is known beforehand.
@@ -164,7 +164,7 @@ def _check_layout(remote: Remote) -> None:
 
 def check_name(found: Checkpoint, repo: str) -> None:
     """UserError unless a folder holds what the repository's name says."""
-    if found.full_name != repo.split("/")[1]:
+    if not found.may_be_called(repo.split("/")[1]):
         raise UserError(f"{found.folder} holds {found.full_name}, which is not what {repo} says")
 
 

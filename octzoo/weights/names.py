@@ -45,12 +45,18 @@ def parse(full_name: str) -> FullName:
 
 
 def repository(name: str) -> str:
-    """The repository that "owner/NAME.TAG" means, or "NAME.TAG", which is one of ours. UserError if it is neither."""
-    owner, _, full_name = name.rpartition("/")
+    """The repository that "owner/NAME.TAG" means, or "NAME.TAG", which is one of ours; UserError if it is neither.
+
+    One that has an owner may hold an octavized network, and be called otherwise.
+    """
+    owner, _, called = name.rpartition("/")
     if "/" in name:
         check_owner(owner)
-    parse(full_name)
-    return f"{owner or ORGANISATION}/{full_name}"
+    if "/" not in name or "_a0." in called:
+        parse(called)
+    elif not re.fullmatch(_OWNER, called, re.ASCII):
+        raise UserError(f"{called!r} is no name of a repository: letters, digits, dots and dashes")
+    return f"{owner or ORGANISATION}/{called}"
 
 
 def check_owner(owner: str) -> str:

@@ -50,7 +50,7 @@ def publish(
     folder's own card, and only there, the snippet gets the repository's name.
 
     Args:
-        folder: named NAME.TAG.
+        folder: named NAME.TAG; one of an octavized network has any name.
         owner: the user or organisation.
         private: of a new repository; one that exists stays as it is.
         tag: for this state.

@@ -14,7 +14,7 @@ from huggingface_hub.errors import CacheNotFound
 from octzoo.errors import UserError
 from octzoo.weights.folder import MODEL, open_folder
 from octzoo.weights.golden import GOLDEN, differs
-from octzoo.weights.names import ANY, parse
+from octzoo.weights.names import parse
 from octzoo.weights.records import CONFIG, published
 from octzoo.weights.resolve import cache_folder, local_folders, named_by_content
 
@@ -66,7 +66,7 @@ def problem_of(found: Found) -> str | None:
         checkpoint = open_folder(folder)
     except (UserError, OSError) as problem:
         return str(problem)
-    if checkpoint.full_name != found.full_name and not checkpoint.full_name.startswith(f"{ANY}."):
+    if not checkpoint.may_be_called(found.full_name):
         return f"it holds {checkpoint.full_name}"
     record = published(checkpoint.full_name)
     if record and record.model_sha256 not in (None, checkpoint.sha256):

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
 import timm
@@ -20,6 +21,8 @@ from octzoo.errors import UserError
 from octzoo.surgery import OctaveNetwork
 from octzoo.weights.folder import open_folder
 from octzoo_cli import main
+from tests.clients import Session, contents, digest_of, load
+from tests.hubserver import hub
 
 NAME = "oct_cifar_resnet20_a0.0.oz_digits"  # alpha 0: a plain network, trained on digits, which come with scikit-learn
 
@@ -211,7 +214,8 @@ def test_pictures_that_cannot_do(given, plain: torch.nn.Module, pictures: list) 
 
 class TestCommand:
     @pytest.fixture(scope="class")
-    def folder(self, tmp_path_factory: pytest.TempPathFactory):
+    @classmethod
+    def folder(cls, tmp_path_factory: pytest.TempPathFactory):
         out = tmp_path_factory.mktemp("octavized") / "digits"
         arguments = ["octavize", NAME, "--data", "digits", "--pictures", "160", "--epochs", "1", "--out", str(out)]
         assert main([*arguments, "--debug"]) == 0
@@ -277,6 +281,19 @@ class TestCommand:
         (other / "config.json").write_text(json.dumps(config))
         assert main(["verify", str(other)]) != 0
         assert "golden picture" in capsys.readouterr().out
+
+    def test_it_goes_to_the_hub_under_its_own_name_and_comes_back(self, folder, tmp_path) -> None:
+        mine, pulled = shutil.copytree(folder, tmp_path / "mine"), tmp_path / "out" / "mine"
+        with hub({"hf_token": ["lab"]}) as server, closing(Session(tmp_path, hub=server, token="hf_token")) as octzoo:
+            done = octzoo("publish", mine, "--org", "lab")
+            assert done.code == 0, done
+            assert "not uploaded" not in done.out
+            done = octzoo("pull", "lab/mine", "--out", pulled.parent)
+            assert done.code == 0, done
+            said, _ = load("timm:hf-hub:lab/mine", home=tmp_path, hub=server)
+        assert said == [{"digest": digest_of(folder), "alpha": 0.25}]
+        assert contents(pulled) == contents(mine)
+        assert 'timm.create_model("hf-hub:lab/mine"' in (pulled / "README.md").read_text()
 
     @pytest.mark.slow
     def test_killed_it_goes_on_to_the_same_weights(self, folder, tmp_path) -> None:
