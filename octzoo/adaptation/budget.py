@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from octzoo.adaptation.distil import Answers, answers, difference
 from octzoo.channels import channel_groups, channel_order, reorder
 from octzoo.errors import UserError
+from octzoo.geometry import OctaveError
 from octzoo.layers import OctConv2d
 from octzoo.plan import Row, default_plan, picture_channels, picture_size
 from octzoo.surgery import octavize
@@ -76,7 +77,7 @@ def choose_plan(
     check_budget(model, macs)
     with torch.inference_mode():
         wanted = [(x, answers(model, x)) for x in pictures]
-    rows = most_octaves(default_plan(copy.deepcopy(model).to("meta")))
+    rows = most_octaves(model)
     plain = _Plain(model, rows, costs, wanted, count(model))
     smallest = bisect_left(range(1, FINEST), -macs, key=lambda n: -plain.share(n / FINEST, plain.rows)) + 1
     found = []
@@ -89,15 +90,24 @@ def choose_plan(
 
 def check_budget(model: nn.Module, macs: float) -> None:
     """Raise UserError if no plan of a plain network keeps to the share ``macs`` of its multiply-accumulates."""
-    rows = most_octaves(default_plan(copy.deepcopy(model).to("meta")))
+    rows = most_octaves(model)
     least = count(octave_of(model, 1.0, rows)) / count(model)
     if least > macs:
         raise UserError(f"no plan takes {macs:.0%} of the multiply-accumulates; the least is {least:.1%}")
 
 
-def most_octaves(plan: Sequence[Row]) -> tuple[Row, ...]:
-    """The plan with octaves also where it has none though it could, as in the last stages."""
-    return tuple(row._replace(kind="octave") if row.kind == "zero" else row for row in plain_strides(plan))
+def most_octaves(model: nn.Module) -> tuple[Row, ...]:
+    """The default plan of a plain network with octaves also where it has none though it could, as in the last stages.
+
+    Convolutions of single pixels stay plain. Where they come behind such octaves, the plan is the default one.
+    """
+    default = plain_strides(default_plan(copy.deepcopy(model).to("meta")))
+    most = tuple(row._replace(kind="octave") if row.kind == "zero" else row for row in default)
+    try:
+        octave_of(model, 0.5, most)
+    except OctaveError:
+        return default
+    return most
 
 
 def octave_of(model: nn.Module, alpha: float, plan: Sequence[Row]) -> nn.Module:

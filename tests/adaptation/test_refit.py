@@ -20,7 +20,7 @@ from octzoo.plan import default_plan
 
 # A ResNet, a MobileNet, a DenseNet and a ResNeXt, small and with random weights.
 KINDS = {
-    "resnet": lambda: timm.create_model("resnet10t", num_classes=7),
+    "resnet": lambda: timm.create_model("resnet10t", num_classes=7, channels=(64, 64, 128, 128)),
     "mobilenet": lambda: timm.create_model("mobilenetv2_035", num_classes=7),
     "densenet": lambda: timm.models.densenet.DenseNet(growth_rate=16, block_config=(2, 2, 2, 2), num_classes=7),
     "resnext": lambda: timm.models.resnet.ResNet(
