@@ -12,6 +12,7 @@ import io
 import json
 import sys
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,11 +28,16 @@ ONE_BY_ONE = {
     "default plan, as it is": "as it is",
     "the same, norms measured again": "batch norms' statistics measured again",
     "the same, smooth channels low": "as it is, the channels low that lose least",
-    "the same, refitted": "these refitted",
-    "the same, residual connections regarded": "residual connections regarded in it",
+    "plain order, refitted": "refitted, the channels low that come last",
+    "the same, refitted": "refitted, those low that lose least",
+    "the same, residual connections regarded": "the same, residual connections regarded",
 }
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555"]
-MARKS = "os^Dvp*"
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555", "#8C564B", "#9467BD"]
+MARKS = "os^Dvp*Xh"
+TIMES = (
+    "The last columns are times of one batch, of the plain network's (above 1 is slower), medians of rounds measured "
+    "in turns: arithmetic saved is not yet time saved."
+)
 Facts = dict[str, Any]
 Lines = dict[str, list[list[float]]]  # what a picture shows: a line's name -> its points
 
@@ -60,6 +66,7 @@ def pretrained(facts: Facts) -> str:
             f"ImageNet's classes. It was octavized on {learnt} others, without their labels, with "
             f"`--macs R --epochs {facts['epochs']}`:",
             budgets(facts),
+            *([TIMES] if "milliseconds" in facts else []),
             f"![Top-1 against multiply-accumulates](img/adapt_{facts['network']}.png)",
             *one_by_one(facts),
             f"Ours, on {facts['cpu']}, {facts['cpus']} cores, {facts['threads']} threads, torch "
@@ -115,7 +122,7 @@ def one_by_one(facts: Facts) -> list[str]:
 def draw_curves(lines: Lines) -> Figure:
     figure = Figure(figsize=(8.4, 5.2), layout="constrained")
     axes = figure.subplots()
-    for (label, points), colour, mark in zip(lines.items(), COLOURS, MARKS):
+    for (label, points), colour, mark in zip(lines.items(), cycle(COLOURS), cycle(MARKS)):
         style = "-" if label.startswith("planned") else "--"
         axes.plot(*zip(*points), style, marker=mark, color=colour, label=label, markersize=5, linewidth=1.4)
     axes.set_xlabel("multiply-accumulates, of the plain network's")
@@ -147,13 +154,15 @@ def cifar10(facts: Facts) -> str:
     for alpha, method in dict.fromkeys((run["alpha"], run["method"]) for run in facts["runs"]):
         found = {r["epochs"]: r for r in facts["runs"] if (r["alpha"], r["method"]) == (alpha, method)}
         rows.append([f"{alpha:g}", method, *(f"{100 * found[k]['top1']:.2f}" if k in found else "" for k in epochs)])
+    minutes = [f"{run['seconds'] / 60:.1f}" for run in facts["runs"] if run["epochs"] == 0]
     head = ["alpha", "", *(f"{k} epoch{'' if k == 1 else 's'}" for k in epochs)]
     return "\n\n".join(
         [
             f"`{facts['network']}` has {facts['plain']:.2%} top-1 on JPEG copies of CIFAR-10's test pictures. "
-            f"Octavized on {facts['pictures']:,} pictures without labels (`--epochs {facts['distilled']}`) and "
-            f"fine-tuned with `configs/cifar10.yaml` at lr {facts['rate']:g}, against the octave network trained from "
-            "scratch with that recipe, its cosine as long as the training; top-1, %:",
+            f"Octavized on {facts['pictures']:,} pictures without labels (`--epochs {facts['distilled']}`, "
+            f"{' and '.join(minutes)} minutes) and fine-tuned with `configs/cifar10.yaml` at lr {facts['rate']:g}, "
+            "against the octave network trained from scratch with that recipe, its cosine as long "
+            "as the training; top-1, %:",
             markdown(head, ["--:", "---", *["--:"] * len(epochs)], rows),
             "![Top-1 against epochs](img/adapt_cifar10.png)",
             f"Ours, one seed each, on {facts['cpu']}, {facts['cpus']} cores; `{facts['command']}`. The figures of "
@@ -165,7 +174,7 @@ def cifar10(facts: Facts) -> str:
 def draw_courses(lines: Lines) -> Figure:
     figure = Figure(figsize=(8.4, 4.8), layout="constrained")
     axes = figure.subplots()
-    for (label, points), colour, mark in zip(lines.items(), COLOURS, MARKS):
+    for (label, points), colour, mark in zip(lines.items(), cycle(COLOURS), cycle(MARKS)):
         plain = label.startswith("plain")
         style = dict(linestyle=":", color="#555555") if plain else dict(marker=mark, color=colour, markersize=5)
         axes.plot(*zip(*points), linewidth=1.4, label=label, **style)

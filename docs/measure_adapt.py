@@ -42,8 +42,8 @@ NAME = "tf_efficientnet_lite0"
 OUT = Path(__file__).parent / "adapt" / f"{NAME}.json"
 BUDGETS = (0.60, 0.74, 0.86, 0.90)
 ALPHAS = (0.125, 0.25, 0.375, 0.5)  # of the default plan, for the steps one by one
-REFITTED = (0.25,)  # of these, for refitting takes minutes
-SLOW = ("the same, refitted", "the same, residual connections regarded")
+REFITTED = (0.25, 0.5)  # of these, for refitting takes minutes
+SLOW = ("the same, refitted", "plain order, refitted", "the same, residual connections regarded")
 EPOCHS = 20
 Point = dict[str, Any]
 
@@ -132,8 +132,8 @@ def one_by_one(plain: nn.Module, learn: Prepared, test: Half, record: Record) ->
         octave.load_state_dict(reorder(plain.state_dict(), order))
         return octave, order
 
-    def refitted(alpha: float, blocks: dict[str, str]) -> nn.Module:
-        octave, order = octave_of(alpha, True)
+    def refitted(alpha: float, blocks: dict[str, str], chosen: bool = True) -> nn.Module:
+        octave, order = octave_of(alpha, chosen)
         for name, norm in layers_of(octave).items():
             rows = refit_layer(name, norm, octave, plain, batches, order, len(learn.pixels), block=blocks.get(name))
             print(rows, flush=True)
@@ -144,6 +144,7 @@ def one_by_one(plain: nn.Module, learn: Prepared, test: Half, record: Record) ->
         "the same, norms measured again": lambda alpha: with_new_statistics(octave_of(alpha, False)[0], batches),
         "the same, smooth channels low": lambda alpha: octave_of(alpha, True)[0],
         "the same, refitted": lambda alpha: refitted(alpha, {}),
+        "plain order, refitted": lambda alpha: refitted(alpha, {}, chosen=False),
         "the same, residual connections regarded": lambda alpha: refitted(alpha, residual_blocks(plain)),
     }
     for method, make in methods.items():
