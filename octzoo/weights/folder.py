@@ -1,8 +1,7 @@
 """The checkpoint folder, one layout for disk, cache and Hub: model.safetensors, config.json, README.md.
 
 For what octzoo trained there are metrics.json, recipe.yaml and log.csv too; for what it octavized, adaptation.json and
-adaptation.png. timm (``local-dir:``, ``hf-hub:``) and
-transformers both read it.
+adaptation.png. timm (``local-dir:``, ``hf-hub:``) and transformers both read it.
 """
 
 from __future__ import annotations

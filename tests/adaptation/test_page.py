@@ -42,6 +42,13 @@ def test_another_figure_makes_the_page_and_its_picture_stale(file, tmp_path, cap
     assert make_adapt.main(["--docs", str(docs), "--check"]) == 0
 
 
+def test_no_line_is_left_out_of_a_picture():
+    lines = {f"planned: {i}": [[1.0, 80.0], [0.5, float(i)]] for i in range(12)}
+    for draw in (make_adapt.draw_curves, make_adapt.draw_courses):
+        (axes,) = draw(lines).axes
+        assert [line.get_label() for line in axes.get_lines()] == list(lines)
+
+
 @pytest.mark.slow
 def test_the_notebook_runs_and_shows_what_it_says():
     notebook = nbformat.read(NOTEBOOK, as_version=4)
